@@ -1,0 +1,1 @@
+"""The rules of a Lattice network: no clock, no sockets, no files, no global randomness."""
