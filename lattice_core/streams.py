@@ -42,9 +42,9 @@ def entity_key(population: str, ordinal: int) -> int:
 
 
 @jit
-def mix(word: np.uint64, more: np.uint64) -> np.uint64:
-    """Fold `more` into `word` (both uint64)."""
-    z = (word ^ more) + _GOLDEN
+def mix(word: int | np.uint64, more: int | np.uint64) -> np.uint64:
+    """Fold the 64 bits of `more` into those of `word`."""
+    z = (np.uint64(word) ^ np.uint64(more)) + _GOLDEN  # an int64 beside a uint64 would make a float
     z = (z ^ (z >> _S30)) * _MIX1
     z = (z ^ (z >> _S27)) * _MIX2
     return z ^ (z >> _S31)
@@ -125,7 +125,7 @@ def gamma(shape: float, seed: int, subsystem: int, key: int, index: int) -> floa
     boosted = shape < 1.0
     d = (shape + 1.0 if boosted else shape) - 1.0 / 3.0
     c = 1.0 / math.sqrt(9.0 * d)
-    inner = np.int64(bits(seed, subsystem, key, index) >> _ONE)
+    inner = int(np.int64(bits(seed, subsystem, key, index) >> _ONE))
     attempt = 0
     while True:
         x = normal(seed, subsystem, inner, 2 * attempt)
@@ -149,12 +149,13 @@ def beta(a: float, b: float, seed: int, subsystem: int, key: int, index: int) ->
 
 
 @jit
-def jump_hash(word: np.uint64, buckets: int) -> int:
-    """A bucket in [0, buckets) for `word`; one more bucket moves 1/buckets of the words."""
+def jump_hash(word: int | np.uint64, buckets: int) -> int:
+    """A bucket in [0, buckets) for the 64 bits of `word`; one more bucket moves 1/buckets of the words."""
+    state = np.uint64(word)
     chosen = np.int64(-1)
     candidate = np.int64(0)
     while candidate < buckets:
         chosen = candidate
-        word = word * _JUMP + _ONE
-        candidate = np.int64(float(chosen + 1) * (2147483648.0 / float((word >> _S33) + _ONE)))
-    return chosen
+        state = state * _JUMP + _ONE
+        candidate = np.int64(float(chosen + 1) * (2147483648.0 / float((state >> _S33) + _ONE)))
+    return int(chosen)

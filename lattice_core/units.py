@@ -1,4 +1,4 @@
-"""Units: money is int64 nanoLAI, time is int64 nanoseconds, prices are nanoLAI per million tokens, shares are parts per million.
+"""Units: money is int64 nanoLAI, time is int64 nanoseconds, prices are nanoLAI per million tokens, shares parts per million.
 
 A float never touches a balance. Bounds are checked when the config is read; they keep every product in the rules below 2⁶³.
 """

@@ -1,0 +1,96 @@
+"""What no single section of a config can see: names that must exist and fit, sums that must stay in bounds."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from lattice_core.config.network import Config
+from lattice_core.config.quantities import MAX_DURATION_NS
+from lattice_core.hardware import CATALOGUE
+from lattice_core.units import to_lai
+
+
+def conflicts(config: Config) -> list[str]:
+    """Lines that begin with a dotted key: of the first stage that finds any, as later stages build on earlier ones."""
+    return next((lines for stage in _STAGES if (lines := list(stage(config)))), [])
+
+
+def _names(config: Config) -> Iterator[str]:
+    clusters = [cluster.name for cluster in config.clusters]
+    populations = [*(nodes.name for nodes in config.nodes), *(users.name for users in config.users)]
+    for key, names in (("clusters", clusters), ("nodes and users", populations)):
+        for name, count in Counter(names).items():
+            if count > 1:
+                yield f"{key}: each name must be used once, not {count} times {name}"
+
+
+def _clusters(config: Config) -> Iterator[str]:
+    names = [cluster.name for cluster in config.clusters]
+    for key, populations in (("nodes", config.nodes), ("users", config.users)):
+        for population in populations:
+            if population.cluster is not None and population.cluster not in names:
+                yield f"{key}.{population.name}.cluster: must be one of {_list(names)}, not {population.cluster}"
+    for users in config.users:
+        if users.privacy != "public" and users.cluster is None:
+            yield f"users.{users.name}.cluster: must be one of {_list(names)} when privacy is {users.privacy}, not null"
+
+
+def _nodes(config: Config) -> Iterator[str]:
+    for nodes in config.nodes:
+        at = f"nodes.{nodes.name}"
+        if len(set(nodes.models)) < len(nodes.models):
+            yield f"{at}.models: must name each model once, not {_list(nodes.models)}"
+        for model in nodes.models:
+            if model not in config.models:
+                yield f"{at}.models: must be of {_list(config.models)}, not {model}"
+            elif config.models[model].kind != nodes.kind:
+                yield f"{at}.kind: must be {config.models[model].kind} to serve {model}, not {nodes.kind}"
+            elif nodes.hardware.name is not None and model not in CATALOGUE[nodes.hardware.name]:
+                fit = [*(name for name, profiles in CATALOGUE.items() if model in profiles), "{a, b, prefill_tok_s}"]
+                yield f"{at}.hardware: must be {' or '.join(fit)} to serve {model}, not {nodes.hardware.name}"
+
+
+def _users(config: Config) -> Iterator[str]:
+    for users in config.users:
+        at = f"users.{users.name}"
+        home = None if users.privacy == "public" else users.cluster
+        served = {model for nodes in config.nodes if nodes.cluster == home for model in nodes.models}
+        for model in users.model:
+            if model not in config.models:
+                yield f"{at}.model: must be of {_list(config.models)}, not {model}"
+            elif model not in served:
+                where = "in the public network" if home is None else f"in cluster {home}"
+                yield f"{at}.model: must be one that nodes serve {where} ({_list(sorted(served))}), not {model}"
+            elif users.tokens.max_tokens >= config.models[model].context_tok:
+                most = config.models[model].context_tok - 1
+                yield f"{at}.tokens.max_tokens: must be at most {most} to fit {model}, not {users.tokens.max_tokens}"
+        if users.workload.trace is None and (users.tokens.prompt is None or users.tokens.output is None):
+            yield f"{at}.tokens: must have prompt and output unless the workload is a trace"
+
+
+def _live(config: Config) -> Iterator[str]:
+    names = [nodes.name for nodes in config.nodes]
+    for name in config.live.launch:
+        if name not in names:
+            yield f"live.launch.{name}: must be named like a population of nodes ({_list(names)})"
+            continue
+        for model in config.population(name).models:
+            if config.models[model].weights is None:
+                yield f"models.{model}.weights: must say where live mode gets the weights to launch {name}, not null"
+
+
+def _sums(config: Config) -> Iterator[str]:
+    if config.sim.epochs * config.chain.epoch_ns > MAX_DURATION_NS:
+        yield f"sim.epochs: must be at most {MAX_DURATION_NS // config.chain.epoch_ns} (3650d in all), not {config.sim.epochs}"
+    bonds_nlai = sum(nodes.count * nodes.bond_nlai for nodes in config.nodes)
+    funds_nlai = sum(users.count * users.budget.total_nlai for users in config.users)
+    genesis_nlai = config.economics.supply.genesis_nlai
+    if bonds_nlai + funds_nlai > genesis_nlai:
+        needed, given = (f"{to_lai(nlai):.9g}" for nlai in (bonds_nlai + funds_nlai, genesis_nlai))
+        yield f"economics.supply.genesis: must cover all bonds and budgets, {needed} LAI, not {given}"
+
+
+_STAGES = (_names, _clusters, _nodes, _users, _live, _sums)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,209 @@
+"""From text to `Config`: the YAML, `--set` overrides on it, and errors of one line each."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lattice_core.config.consistency import conflicts
+from lattice_core.config.network import Config
+from lattice_core.config.quantities import WrittenDefaults
+from lattice_core.config.text import ConfigError, load
+
+MAX_LINES = 5
+"""Errors shown at once."""
+
+type Path = tuple[str | int, ...]
+
+
+def parse(text: str, source: str, overrides: Sequence[str] = (), base: str = "") -> Config:
+    """Read a network from YAML `text`, then apply `overrides`, each `a.b.0.c=VALUE` with VALUE in YAML.
+
+    `source` names the text in errors. A relative path in the text is relative to the folder `base`; one in an override is left
+    as it is, relative to the current folder. Raises ConfigError.
+    """
+    data = load(text, source)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: must be a mapping with the keys {', '.join(schema()['properties'])}, not {_show(data)}")
+    _anchor_paths(data, base)
+    changes = []
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: must be PATH=VALUE, such as sim.epochs=3")
+        changes.append((path, load(value, f"--set {path}")))
+    return _build(data, changes, source)
+
+
+def revise(config: Config, changes: Mapping[str, object]) -> Config:
+    """`config` with other values, by dotted path as in `--set`. Raises ConfigError."""
+    return _build(config.document(), list(changes.items()), config.name)
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of the YAML, defaults and descriptions included; to be read, not written to."""
+    return Config.model_json_schema(schema_generator=WrittenDefaults)
+
+
+def _build(data: dict[str, Any], changes: Sequence[tuple[str, object]], source: str) -> Config:
+    changed = [_assign(data, path, deepcopy(value)) for path, value in changes]
+    version = data.get("version")
+    if type(version) is not int or version != 1:
+        lines = [f"version: must be 1, not {_show(version)}"]
+    else:
+        try:
+            config = Config.model_validate(data)
+            lines = conflicts(config)
+            if not lines:
+                return config
+        except ValidationError as error:
+            lines = [_line(detail, data) for detail in error.errors(include_url=False)]
+    overridden = tuple(_dotted(path, data) for path in changed)
+    shown = [f"{'--set' if _within(line, overridden) else source}: {line}" for line in lines[:MAX_LINES]]
+    if len(lines) > MAX_LINES:
+        shown.append(f"{source}: and {len(lines) - MAX_LINES} more")
+    raise ConfigError("\n".join(shown))
+
+
+# Dotted paths
+
+
+def _assign(data: dict[str, Any], path: str, value: object) -> Path:
+    """Set the value at a dotted path, making mappings on the way; returns the path's steps."""
+    at: Any = data
+    done: list[str | int] = []
+    steps = path.split(".")
+    while steps:
+        if isinstance(at, dict):
+            # A model's name may itself have dots.
+            width = next((n for n in range(len(steps), 0, -1) if ".".join(steps[:n]) in at), 1)
+            step: str | int = ".".join(steps[:width])
+        elif isinstance(at, list):
+            width, step = 1, _position(at, steps[0], f"--set {path}: {_dotted(done, data)}")
+        else:
+            raise ConfigError(f"--set {path}: {_dotted(done, data)} is {_show(at)} and has no keys; set it whole")
+        steps = steps[width:]
+        done.append(step)
+        if not steps:
+            at[step] = value
+        elif isinstance(at, dict) and at.get(step) is None:
+            at[step] = {}
+        at = at[step]
+    return tuple(done)
+
+
+def _position(items: list[Any], step: str, at: str) -> int:
+    """Index of the item that a step names by its number or its `name`."""
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if names.count(step) == 1:
+        return names.index(step)
+    if re.fullmatch("[0-9]{1,9}", step) and int(step) < len(items):
+        return int(step)
+    allowed = [name for name in names if isinstance(name, str)]
+    raise ConfigError(f"{at}: must go on with {', '.join([*allowed, f'or a number below {len(items)}'])}, not {step}")
+
+
+def _dotted(path: Sequence[str | int], data: Any) -> str:
+    """A path as `--set` takes it, items of a list by name where they have one of their own."""
+    words = []
+    at = data
+    for step in path:
+        word = str(step)
+        if isinstance(at, list) and isinstance(step, int) and step < len(at):
+            names = [item.get("name") for item in at if isinstance(item, dict)]
+            at = at[step]
+            name = at.get("name") if isinstance(at, dict) else None
+            if isinstance(name, str) and names.count(name) == 1:
+                word = name
+        else:
+            at = at.get(step) if isinstance(at, dict) else None
+        words.append(word)
+    return ".".join(words)
+
+
+def _within(line: str, paths: Sequence[str]) -> bool:
+    """Whether an error's line speaks of one of these paths or of what lies under it."""
+    key = line.partition(": ")[0]
+    return any(key == path or key.startswith(f"{path}.") for path in paths)
+
+
+def _anchor_paths(data: dict[str, Any], base: str) -> None:
+    """Make the trace files that the text names relative to the current folder instead of `base`."""
+    users = data.get("users")
+    for population in users if isinstance(users, list) else []:
+        workload = population.get("workload") if isinstance(population, dict) else None
+        if isinstance(workload, dict) and isinstance(workload.get("trace"), str) and workload["trace"]:
+            workload["trace"] = str(PurePath(base) / workload["trace"])
+
+
+# Errors
+
+
+def _line(detail: ErrorDetails, data: dict[str, Any]) -> str:
+    """One error of pydantic's as `key: what is wrong and what is allowed`."""
+    path = tuple(step for step in detail["loc"] if step != "[key]")
+    key = _dotted(path, data)
+    if detail["type"] == "extra_forbidden":
+        allowed = _section(path[:-1])["properties"]
+        near = difflib.get_close_matches(str(path[-1]), allowed, 1)
+        return f"{key}: unknown key; {f'did you mean {near[0]}? ' if near else ''}allowed: {', '.join(allowed)}"
+    if detail["type"] == "missing":
+        return f"{key}: missing; must be {_wanted(path)}"
+    if detail["type"] in ("model_type", "dict_type", "list_type"):
+        return f"{key}: must be {_wanted(path)}, not {_show(detail['input'])}"
+    return f"{key}: {_plain(detail)}, not {_show(detail['input'])}"
+
+
+def _wanted(path: Path) -> str:
+    """What the schema wants at a path: the shape of the value, and what it says."""
+    name = path[-1]
+    described = _section(path[:-1]).get("properties", {}).get(name, {}).get("description", "")
+    section = _section(path)
+    shape = {"object": "a mapping", "array": "a list"}.get(section.get("type", ""), "a value")
+    keys = f" of {', '.join(section['properties'])}" if "properties" in section else ""
+    return f"{shape}{keys}{f' ({described.rstrip(".")})' if described else ''}"
+
+
+def _plain(detail: ErrorDetails) -> str:
+    """A pydantic message in the words of the others."""
+    if detail["type"] == "too_short":
+        return f"must have at least {detail['ctx']['min_length']} item(s)"
+    if detail["type"] == "too_long":
+        return f"must have at most {detail['ctx']['max_length']} item(s)"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return message.replace("a valid ", "a ").replace("a integer", "an integer")
+
+
+def _section(path: Path) -> dict[str, Any]:
+    """The part of the JSON schema that describes the value at a path."""
+    whole = schema()
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        options = part.get("anyOf", [part])
+        chosen = next((option for option in options if "$ref" in option), options[0])
+        return whole["$defs"][chosen["$ref"].rpartition("/")[2]] if "$ref" in chosen else chosen
+
+    at = whole
+    for step in path:
+        if isinstance(step, int):
+            part = at["items"]
+        elif "properties" in at:
+            part = at["properties"][step]
+        else:
+            part = next(iter(at["patternProperties"].values()))
+        at = resolved(part)
+    return at
+
+
+def _show(value: object) -> str:
+    """A value as YAML would write it, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
+    return text if len(text) <= 60 else f"{text[:57]}..."

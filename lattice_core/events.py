@@ -1,0 +1,285 @@
+"""What enters the kernel and what leaves it, as tuples with names.
+
+An event carries its own time. Ids of requests grow within a Nexus; ids of legs, and serials of probes, are the kernel's own and come
+back as they were sent. Nodes, accounts and offers are dense indices: on the chain a user id is an account, a node id a node.
+"""
+
+from typing import NamedTuple
+
+from lattice_core.batch import Chunk
+
+
+class AccountOpened(NamedTuple):
+    """Chain fact: an account exists. `key` is its entity key, `cluster` its private cluster (0: none)."""
+
+    t_ns: int
+    account: int
+    key: int
+    cluster: int = 0
+
+
+class Deposited(NamedTuple):
+    """Chain fact: purchased LAI reached the account's escrow."""
+
+    t_ns: int
+    account: int
+    nlai: int
+
+
+class FaucetGranted(NamedTuple):
+    """Chain fact: the account was granted spend-only credit."""
+
+    t_ns: int
+    account: int
+    nlai: int
+
+
+class NodeRegistered(NamedTuple):
+    """Chain fact: a node exists. `kind` is an index of `state.KINDS`, `owner` an account or −1."""
+
+    t_ns: int
+    node: int
+    key: int
+    kind: int
+    cluster: int
+    owner: int
+    slots: int
+    queue_room: int
+
+
+class OfferPosted(NamedTuple):
+    """Chain fact: a registered node serves `model` (index) at these prices, nanoLAI per million tokens."""
+
+    t_ns: int
+    node: int
+    model: int
+    price_in: int
+    price_out: int
+
+
+class Bonded(NamedTuple):
+    """Chain fact: a node's bond is now `nlai`."""
+
+    t_ns: int
+    node: int
+    nlai: int
+
+
+class BatchConfirmed(NamedTuple):
+    """Chain fact: the batch (epoch, chunk) is settled, but for the accounts that it skipped."""
+
+    t_ns: int
+    epoch: int
+    chunk: int
+    skipped: tuple[int, ...] = ()
+
+
+class BatchFailed(NamedTuple):
+    """Chain fact: the batch (epoch, chunk) did not go through; it stays owed."""
+
+    t_ns: int
+    epoch: int
+    chunk: int
+
+
+class NodeUp(NamedTuple):
+    """A registered node takes requests from now on."""
+
+    t_ns: int
+    node: int
+
+
+class NodeDown(NamedTuple):
+    """A node takes no more requests and finishes what it has."""
+
+    t_ns: int
+    node: int
+
+
+class Arrive(NamedTuple):
+    """A request. `held`: reserve `max_fee_nlai` and wait for `Proceed`; `parent`: the request that pays and of which this is a part.
+
+    `kind` and `privacy` are indices of `state.KINDS` and `state.PRIVACY`; `max_fee_nlai` 0 means no cap, `deadline_ns` 0 none.
+    """
+
+    t_ns: int
+    request: int
+    account: int
+    model: int
+    prompt_tok: int
+    max_tok: int
+    kind: int = 0
+    max_fee_nlai: int = 0
+    deadline_ns: int = 0
+    principal: int = 0
+    session: int = 0
+    cluster: int = 0
+    privacy: int = 0
+    prefix: int = 0
+    parent: int = 0
+    held: bool = False
+
+
+class Proceed(NamedTuple):
+    """Dispatch a held request, with the prompt that its sub-requests have made of it."""
+
+    t_ns: int
+    request: int
+    prompt_tok: int
+
+
+class FirstToken(NamedTuple):
+    """A leg's node has begun to answer."""
+
+    t_ns: int
+    leg: int
+
+
+class Progress(NamedTuple):
+    """Cumulative receipt: the leg has delivered up to token `upto_tok`."""
+
+    t_ns: int
+    leg: int
+    upto_tok: int
+
+
+class Complete(NamedTuple):
+    """The leg has delivered its whole answer."""
+
+    t_ns: int
+    leg: int
+    output_tok: int
+
+
+class Fail(NamedTuple):
+    """The leg has failed: `why` is `state.NODE_LOST`, `NODE_REFUSED`, `NODE_TIMEOUT` or `BAD_ANSWER`."""
+
+    t_ns: int
+    leg: int
+    why: int
+
+
+class CancelRequest(NamedTuple):
+    """The client has left."""
+
+    t_ns: int
+    request: int
+
+
+class Probed(NamedTuple):
+    """A probe's answer, or that none came."""
+
+    t_ns: int
+    node: int
+    serial: int
+    ok: bool
+
+
+class Audited(NamedTuple):
+    """An auditor's verdict on one answer of an offer, worth `weight` observations."""
+
+    t_ns: int
+    offer: int
+    passed: bool
+    weight: float = 1.0
+
+
+class Tick(NamedTuple):
+    """Time has reached the kernel's next timer."""
+
+    t_ns: int
+
+
+class CloseEpoch(NamedTuple):
+    """The epoch has ended: batches go to the chain."""
+
+    t_ns: int
+    epoch: int
+
+
+type Event = (
+    AccountOpened
+    | Deposited
+    | FaucetGranted
+    | NodeRegistered
+    | OfferPosted
+    | Bonded
+    | BatchConfirmed
+    | BatchFailed
+    | NodeUp
+    | NodeDown
+    | Arrive
+    | Proceed
+    | FirstToken
+    | Progress
+    | Complete
+    | Fail
+    | CancelRequest
+    | Probed
+    | Audited
+    | Tick
+    | CloseEpoch
+)
+
+EVENTS: tuple[type[Event], ...] = Event.__value__.__args__
+"""Every kind of event, in the order of the union."""
+
+
+class Dispatch(NamedTuple):
+    """Send the request to `node` as leg `leg`; at most `quote_nlai` will be charged for it."""
+
+    request: int
+    leg: int
+    node: int
+    offer: int
+    quote_nlai: int
+
+
+class Cancel(NamedTuple):
+    """Tell `node` to stop working on `leg`."""
+
+    request: int
+    leg: int
+    node: int
+
+
+class Probe(NamedTuple):
+    """Send `node` a health probe and answer with `Probed` and this serial."""
+
+    node: int
+    serial: int
+
+
+class Audit(NamedTuple):
+    """Have this leg's answer of `output_tok` tokens audited; the answer is already committed."""
+
+    request: int
+    leg: int
+    node: int
+    offer: int
+    output_tok: int
+
+
+class Status(NamedTuple):
+    """A request has ended. `outcome` and `reason` index `state.OUTCOMES` and `state.REASONS`; times are 0 where there was none.
+
+    `node` is the last that served it (−1: none), `output_tok` what that node delivered, `fee_nlai` the request's whole fee.
+    """
+
+    request: int
+    outcome: int
+    reason: int
+    node: int
+    output_tok: int
+    fee_nlai: int
+    sent_ns: int
+    first_token_ns: int
+
+
+class Submit(NamedTuple):
+    """Send this batch to the chain and answer with `BatchConfirmed` or `BatchFailed`."""
+
+    batch: Chunk
+
+
+type Command = Dispatch | Cancel | Probe | Audit | Status | Submit

@@ -1,0 +1,386 @@
+"""The Nexus kernel as its drivers see it: events in, commands out, no clock and no I/O.
+
+A typed, journalled shell around the rules. It finds rows by id, keeps room in the tables, and turns what a rule left in `outs` into
+commands; it decides nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattice_core import rules
+from lattice_core.batch import Chunk
+from lattice_core.config import Config
+from lattice_core.events import (
+    AccountOpened,
+    Arrive,
+    Audit,
+    Audited,
+    BatchConfirmed,
+    BatchFailed,
+    Bonded,
+    Cancel,
+    CancelRequest,
+    CloseEpoch,
+    Command,
+    Complete,
+    Deposited,
+    Dispatch,
+    Event,
+    Fail,
+    FaucetGranted,
+    FirstToken,
+    NodeDown,
+    NodeRegistered,
+    NodeUp,
+    OfferPosted,
+    Probe,
+    Probed,
+    Proceed,
+    Progress,
+    Status,
+    Submit,
+    Tick,
+)
+from lattice_core.journal import decision_line, event_line, header_line
+from lattice_core.routing import find_group, load_policy
+from lattice_core.state import (
+    AUDIT,
+    CANCEL,
+    CLIENT_LEFT,
+    DISPATCH,
+    GROUP,
+    KINDS,
+    NONE,
+    PARAMS,
+    PROBE,
+    REASONS,
+    STATUS,
+    SUBMIT,
+    WEIGHTS,
+    Rows,
+    State,
+)
+from lattice_core.streams import entity_key
+from lattice_core.timers import next_timer_ns
+from lattice_core.units import NANO, NEVER_NS
+
+MAX_ROWS = 10_000_000
+"""The highest index of a node or account that a chain fact may bring."""
+
+type Sink = Callable[[str], object]
+
+
+class Factor(NamedTuple):
+    """One candidate of a decision as it was: why it was dropped, or what its score was made of."""
+
+    leg: int
+    offer: int
+    node: int
+    dropped: str
+    chosen: bool
+    score: float
+    seen: dict[str, float]
+
+
+class Nexus:
+    """One Nexus. Picklable, sinks apart; two that were given the same events have the same digest."""
+
+    def __init__(self, config: Config, journal: Sink | None = None, decisions: Sink | None = None, nexus: int = 0) -> None:
+        """`journal` receives the header and each input event as a line, `decisions` each command; both may be None.
+
+        ValueError if the routing policy cannot be loaded.
+        """
+        self.config = config
+        self.models = tuple(config.models)
+        self.clusters = (None, *(cluster.name for cluster in config.clusters))
+        self.policy = load_policy(config.routing.policy)
+        self._score = self.policy.address
+        self._state = _initial(config, self.policy.candidates, self.policy.explores, nexus)
+        self._rows: dict[int, int] = {}
+        self._events = 0
+        self._journal, self._decisions = journal, decisions
+        if journal is not None:
+            journal(header_line(config.canonical()))
+
+    def handle(self, event: Event) -> Sequence[Command]:
+        """Take one event and say what is to be done. Total: whatever does not fit is counted in `ignored` and changes nothing."""
+        clock = self._state.clock[0]
+        if event.t_ns < clock["now_ns"]:
+            event = event._replace(t_ns=int(clock["now_ns"]))
+        if self._journal is not None:
+            self._journal(event_line(event))
+        self._events += 1
+        if clock["timers"] + 8 > len(self._state.timers) or clock["free_request"] == NONE or clock["free_leg"] == NONE:
+            self._state.make_request_room()
+        count = _RULES[type(event)](self, event)
+        commands = self._commands(count) if count else ()
+        if self._decisions is not None:
+            for command in commands:
+                self._decisions(decision_line(self._events, command))
+        return commands
+
+    def next_timer_ns(self) -> int | None:
+        """When the kernel wants a `Tick`, or None."""
+        t_ns = next_timer_ns(self._state.handle)
+        return None if t_ns == NEVER_NS else t_ns
+
+    def explain(self, request: int) -> list[Factor]:
+        """The candidates of a request's decisions, in the order in which they were considered; empty once forgotten."""
+        rows = self._state.candidates
+        newest = int(self._state.clock[0]["decisions"]) % len(rows)
+        rows = np.roll(rows, -newest)
+        return [
+            Factor(
+                leg=int(row["leg"]),
+                offer=int(row["offer"]),
+                node=int(self._state.offers[row["offer"]]["node"]),
+                dropped=REASONS[row["reason"]],
+                chosen=bool(row["chosen"]),
+                score=float(row["score"]),
+                seen={} if row["reason"] else {name: float(row["seen"][name]) for name in row["seen"].dtype.names},
+            )
+            for row in rows[rows["request"] == request]
+        ]
+
+    def digest(self) -> bytes:
+        """Rolling hash of every decision and ledger entry so far: 16 bytes."""
+        clock = self._state.clock[0]
+        return b"".join(int(clock[lane]).to_bytes(8, "big") for lane in ("digest_a", "digest_b"))
+
+    # What observers may read: copies, so that only the rules write.
+
+    def table(self, name: str) -> Rows:
+        """A copy of one table of the state: `nodes`, `offers`, `groups`, `accounts`, `requests`, `legs`, `gross`, `clock` …"""
+        rows: Rows = getattr(self._state, name)
+        return rows.copy()
+
+    def count(self, name: str) -> int:
+        """One counter of `state.CLOCK`, such as `arrived`."""
+        return int(self._state.clock[0][name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "policy": None, "_score": 0, "_journal": None, "_decisions": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.policy = load_policy(self.config.routing.policy)
+        self._score = self.policy.address
+
+    def _commands(self, count: int) -> list[Command]:
+        commands: list[Command] = []
+        for out in self._state.outs[:count].tolist():
+            kind, outcome, reason, request, leg, node, offer, _, output_tok, fee_nlai, sent_ns, first_token_ns = out
+            if kind == DISPATCH:
+                commands.append(Dispatch(request, leg, node, offer, fee_nlai))
+            elif kind == STATUS:
+                self._rows.pop(request, None)
+                commands.append(Status(request, outcome, reason, node, output_tok, fee_nlai, sent_ns, first_token_ns))
+            elif kind == CANCEL:
+                commands.append(Cancel(request, leg, node))
+            elif kind == PROBE:
+                commands.append(Probe(node, leg))
+            elif kind == AUDIT:
+                commands.append(Audit(request, leg, node, offer, output_tok))
+            elif kind == SUBMIT:
+                commands.append(Submit(self._batch(chunk=request, epoch=leg)))
+        return commands
+
+    def _batch(self, chunk: int, epoch: int) -> Chunk:
+        params = self._state.params[0]
+        first = chunk * int(params["chunk_users"])
+        accounts = self._state.accounts[first : first + int(params["chunk_users"])]
+        width = len(self._state.nodes)
+        gross = self._state.gross[chunk * width : (chunk + 1) * width]
+        users = np.flatnonzero((accounts["unsettled_nlai"] > 0) | (accounts["faucet_unsettled_nlai"] > 0))
+        nodes = np.flatnonzero((gross["unsettled_nlai"] > 0) | (gross["faucet_unsettled_nlai"] > 0))
+        return Chunk(
+            nexus=int(params["nexus"]),
+            epoch=epoch,
+            chunk=chunk,
+            users=users + first,
+            debit_purchased_nlai=accounts["unsettled_nlai"][users],
+            debit_faucet_nlai=accounts["faucet_unsettled_nlai"][users],
+            nodes=nodes,
+            gross_purchased_nlai=gross["unsettled_nlai"][nodes],
+            gross_faucet_nlai=gross["faucet_unsettled_nlai"][nodes],
+        )
+
+    # One line an event, where the rule needs no more.
+
+    def _account_opened(self, e: AccountOpened) -> int:
+        if not 0 <= e.account < MAX_ROWS or not 0 <= e.cluster < len(self.clusters):
+            return self._ignore(e.t_ns)
+        self._state.make_account_room(e.account)
+        return rules.open_account(self._state.handle, e.account, e.key, e.cluster, e.t_ns)
+
+    def _deposited(self, e: Deposited) -> int:
+        return rules.deposit(self._state.handle, e.account, e.nlai, False, e.t_ns)
+
+    def _faucet_granted(self, e: FaucetGranted) -> int:
+        return rules.deposit(self._state.handle, e.account, e.nlai, True, e.t_ns)
+
+    def _node_registered(self, e: NodeRegistered) -> int:
+        if not 0 <= e.node < MAX_ROWS or not 0 <= e.kind < len(KINDS) or not 0 <= e.cluster < len(self.clusters):
+            return self._ignore(e.t_ns)
+        self._state.make_node_room(e.node)
+        return rules.register_node(
+            self._state.handle, e.node, e.key, e.kind, e.cluster, e.owner, e.slots, e.queue_room, e.t_ns
+        )  # fmt: skip
+
+    def _offer_posted(self, e: OfferPosted) -> int:
+        nodes = self._state.nodes
+        if not 0 <= e.node < len(nodes) or nodes[e.node]["key"] == 0 or not 0 <= e.model < len(self.models):
+            return self._ignore(e.t_ns)
+        node = nodes[e.node]
+        group = find_group(self._state.handle, e.model, int(node["kind"]), int(node["cluster"]))
+        if group == NONE:
+            return self._ignore(e.t_ns)
+        offer = self.count("offers")
+        self._state.make_offer_room(offer, group)
+        key = entity_key(self.models[e.model], int(node["key"]))
+        return rules.post_offer(self._state.handle, offer, key, e.node, group, e.price_in, e.price_out, e.t_ns)
+
+    def _bonded(self, e: Bonded) -> int:
+        return rules.set_bond(self._state.handle, e.node, e.nlai, e.t_ns)
+
+    def _batch_confirmed(self, e: BatchConfirmed) -> int:
+        for account in e.skipped:
+            rules.batch_skipped(self._state.handle, e.chunk, e.epoch, account, e.t_ns)
+        return rules.batch_confirmed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+
+    def _batch_failed(self, e: BatchFailed) -> int:
+        return rules.batch_failed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+
+    def _node_up(self, e: NodeUp) -> int:
+        return rules.node_up(self._state.handle, e.node, e.t_ns)
+
+    def _node_down(self, e: NodeDown) -> int:
+        return rules.node_down(self._state.handle, e.node, e.t_ns)
+
+    def _arrive(self, e: Arrive) -> int:
+        parent = self._rows.get(e.parent, NONE) if e.parent else NONE
+        row = int(self._state.clock[0]["free_request"])
+        count = rules.arrive(
+            self._state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster, e.privacy,
+            e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.t_ns, self._score,
+        )  # fmt: skip
+        if self._state.requests[row]["id"] == e.request:
+            self._rows[e.request] = row
+        return count
+
+    def _proceed(self, e: Proceed) -> int:
+        row = self._rows.get(e.request, NONE)
+        return rules.proceed(self._state.handle, row, e.request, e.prompt_tok, e.t_ns, self._score)
+
+    def _first_token(self, e: FirstToken) -> int:
+        return rules.first_token(self._state.handle, e.leg, e.t_ns)
+
+    def _progress(self, e: Progress) -> int:
+        return rules.progress(self._state.handle, e.leg, e.upto_tok, e.t_ns)
+
+    def _complete(self, e: Complete) -> int:
+        return rules.complete(self._state.handle, e.leg, e.output_tok, e.t_ns)
+
+    def _fail(self, e: Fail) -> int:
+        return rules.fail(self._state.handle, e.leg, e.why, e.t_ns, self._score)
+
+    def _cancel_request(self, e: CancelRequest) -> int:
+        row = self._rows.get(e.request, NONE)
+        return rules.cancel(self._state.handle, row, e.request, CLIENT_LEFT, e.t_ns)
+
+    def _probed(self, e: Probed) -> int:
+        return rules.probed(self._state.handle, e.node, e.serial, bool(e.ok), e.t_ns)
+
+    def _audited(self, e: Audited) -> int:
+        return rules.audited(self._state.handle, e.offer, bool(e.passed), float(e.weight), e.t_ns)
+
+    def _tick(self, e: Tick) -> int:
+        return rules.timer(self._state.handle, e.t_ns)
+
+    def _close_epoch(self, e: CloseEpoch) -> int:
+        return rules.close_epoch(self._state.handle, e.epoch, e.t_ns)
+
+    def _ignore(self, t_ns: int) -> int:
+        return rules.ignore(self._state.handle, t_ns)
+
+
+_RULES: dict[type, Callable[[Nexus, Any], int]] = {
+    AccountOpened: Nexus._account_opened,
+    Deposited: Nexus._deposited,
+    FaucetGranted: Nexus._faucet_granted,
+    NodeRegistered: Nexus._node_registered,
+    OfferPosted: Nexus._offer_posted,
+    Bonded: Nexus._bonded,
+    BatchConfirmed: Nexus._batch_confirmed,
+    BatchFailed: Nexus._batch_failed,
+    NodeUp: Nexus._node_up,
+    NodeDown: Nexus._node_down,
+    Arrive: Nexus._arrive,
+    Proceed: Nexus._proceed,
+    FirstToken: Nexus._first_token,
+    Progress: Nexus._progress,
+    Complete: Nexus._complete,
+    Fail: Nexus._fail,
+    CancelRequest: Nexus._cancel_request,
+    Probed: Nexus._probed,
+    Audited: Nexus._audited,
+    Tick: Nexus._tick,
+    CloseEpoch: Nexus._close_epoch,
+}
+
+
+def _initial(config: Config, candidates: int, explores: bool, nexus: int) -> State:
+    """The state before the first event: parameters, and one empty group for each model and cluster."""
+    routing, reputation, breaker = config.routing, config.reputation, config.routing.breaker
+    params = np.zeros(1, PARAMS)
+    values = {
+        "seed": config.seed,
+        "nexus": nexus,
+        "candidates": routing.candidates or candidates,
+        "explore": routing.explore if explores else 0.0,
+        "under_observed": routing.under_observed,
+        "retries": routing.retries,
+        "newcomer_cap": routing.newcomer_cap,
+        "newcomer_verified": routing.newcomer_verified,
+        "refresh_ns": routing.refresh_ns,
+        "tau_ns": routing.latency_tau_ns,
+        "reservation_ns": routing.reservation_ns,
+        "bond_minimum_nlai": config.economics.bonds.minimum_nlai,
+        "bond_reference_nlai": config.economics.bonds.reference_nlai,
+        "breaker_failures": breaker.failures,
+        "breaker_successes": breaker.successes,
+        "breaker_open_ns": breaker.open_ns,
+        "breaker_ejected": breaker.max_ejected,
+        "fast_half_life_ns": reputation.fast_half_life_ns,
+        "slow_half_life_ns": reputation.slow_half_life_ns,
+        "fast_weight": reputation.fast_weight,
+        "prior_reliability": reputation.prior_reliability,
+        "prior_count": reputation.prior_count,
+        "quality_alpha": reputation.quality_mean * reputation.quality_weight,
+        "quality_beta": (1.0 - reputation.quality_mean) * reputation.quality_weight,
+        "quality_half_life_ns": reputation.quality_half_life_ns,
+        "history": reputation.history,
+        "probe_interval_ns": reputation.probe_interval_ns,
+        "audit_rate": reputation.audit_rate,
+        "chunk_users": config.chain.chunk_users,
+    }
+    assert set(values) == set(PARAMS.names or ())
+    for name, value in values.items():
+        params[0][name] = value
+    weights = np.zeros(1, WEIGHTS)
+    for name in WEIGHTS.names or ():
+        weights[0][name] = getattr(routing.weights, name)
+    groups = np.zeros(len(config.models) * (1 + len(config.clusters)), GROUP)
+    places = [(model, cluster) for cluster in range(1 + len(config.clusters)) for model in range(len(config.models))]
+    for row, (model, cluster) in zip(groups, places, strict=True):
+        spec = tuple(config.models.values())[model]
+        reference = spec.reference
+        row["model"], row["kind"], row["cluster"] = model, KINDS.index(spec.kind), cluster
+        row["context_tok"] = spec.context_tok
+        row["price_in"], row["price_out"] = reference.price_input_nlai, reference.price_output_nlai
+        row["ttft_s"], row["itl_s"] = reference.ttft_ns / NANO, reference.itl_ns / NANO
+        row["prefill_s"] = 1.0 / reference.prefill_tok_s
+        row["output_tok"], row["knee_s"] = reference.output_tok, reference.knee_ns / NANO
+    return State(params, weights, groups)

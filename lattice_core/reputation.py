@@ -1,0 +1,144 @@
+"""What the Nexus has seen of a node, never what a node says of itself.
+
+Latency is a Peak-EWMA (Finagle), reliability a pair of discounted success counts (after The Graph's indexer selection), quality a
+discounted Beta posterior over audits with a low prior: newcomers pay dues (Jøsang & Ismail; Friedman & Resnick).
+"""
+
+import math
+
+from lattice_core.jit import jit
+from lattice_core.state import CLOSED, HALF_OPEN, NONE, OPEN, Handle, group_at, node_at, offer_at, params
+from lattice_core.streams import QUALITY, beta
+from lattice_core.units import NANO
+
+LN2 = 0.6931471805599453
+
+
+@jit
+def decay(elapsed_ns: int, half_life_ns: int) -> float:
+    """The weight left after `elapsed_ns`: ½ after each half-life."""
+    return math.exp(-LN2 * float(elapsed_ns) / float(half_life_ns))
+
+
+@jit
+def peak_ewma(estimate: float, observed: float, elapsed_ns: int, tau_ns: int) -> float:
+    """Jumps up to a worse observation at once, forgets it with time constant τ."""
+    if observed > estimate:
+        return observed
+    weight = math.exp(-float(elapsed_ns) / float(tau_ns))
+    return estimate * weight + observed * (1.0 - weight)
+
+
+@jit
+def reliability(S: Handle, node: int, t_ns: int) -> float:
+    """Share of answers that succeed: two half-lives mixed, each drawn to the prior where little is known."""
+    p, n = params(S), node_at(S, node)
+    elapsed_ns = t_ns - n.observed_ns
+    fast, slow = decay(elapsed_ns, p.fast_half_life_ns), decay(elapsed_ns, p.slow_half_life_ns)
+    prior = p.prior_reliability * p.prior_count
+    s_fast = (n.fast_ok * fast + prior) / (n.fast_n * fast + p.prior_count)
+    s_slow = (n.slow_ok * slow + prior) / (n.slow_n * slow + p.prior_count)
+    return p.fast_weight * s_fast + (1.0 - p.fast_weight) * s_slow
+
+
+@jit
+def quality_posterior(S: Handle, offer: int, t_ns: int) -> tuple[float, float]:
+    """(α, β) of an offer's quality at t: evidence fades to the prior."""
+    p, o = params(S), offer_at(S, offer)
+    weight = decay(t_ns - o.audited_ns, p.quality_half_life_ns)
+    return p.quality_alpha + (o.alpha - p.quality_alpha) * weight, p.quality_beta + (o.beta - p.quality_beta) * weight
+
+
+@jit
+def quality_draw(S: Handle, offer: int, t_ns: int) -> float:
+    """A Thompson draw from the posterior, made once per offer and refresh tick, when first needed."""
+    p, o = params(S), offer_at(S, offer)
+    tick = t_ns // p.refresh_ns + 1
+    if o.quality_tick != tick:
+        a, b = quality_posterior(S, offer, t_ns)
+        o.quality = beta(a, b, p.seed, QUALITY, o.key, tick)
+        o.quality_tick = tick
+    return o.quality
+
+
+@jit
+def observe_audit(S: Handle, offer: int, passed: bool, weight: float, t_ns: int) -> None:
+    """Add one audit's verdict to the posterior."""
+    o = offer_at(S, offer)
+    o.alpha, o.beta = quality_posterior(S, offer, t_ns)
+    o.audited_ns = t_ns
+    n = node_at(S, o.node)
+    n.audits += 1
+    if passed:
+        n.audits_passed += 1
+        o.alpha += weight
+    else:
+        o.beta += weight
+
+
+@jit
+def observe_first_token(S: Handle, offer: int, delay_s: float, prompt_tok: int, t_ns: int) -> None:
+    """Time to first token, less the group's reference prefill of that prompt."""
+    p, o = params(S), offer_at(S, offer)
+    own_s = max(0.0, delay_s - float(prompt_tok) * group_at(S, o.group).prefill_s)
+    o.ttft_s = peak_ewma(o.ttft_s, own_s, t_ns - o.ttft_ns, p.tau_ns)
+    o.ttft_ns = t_ns
+
+
+@jit
+def observe_pace(S: Handle, offer: int, elapsed_ns: int, tokens: int, t_ns: int) -> None:
+    """Time per output token over an answer's decode."""
+    if tokens > 0:
+        p, o = params(S), offer_at(S, offer)
+        o.itl_s = peak_ewma(o.itl_s, float(elapsed_ns) / float(NANO) / float(tokens), t_ns - o.itl_ns, p.tau_ns)
+        o.itl_ns = t_ns
+
+
+@jit
+def observe_outcome(S: Handle, node: int, ok: bool, t_ns: int) -> int:
+    """Count a success or a failure and move the breaker; returns the breaker's state if it changed, else NONE."""
+    p, n = params(S), node_at(S, node)
+    elapsed_ns = t_ns - n.observed_ns
+    fast, slow = decay(elapsed_ns, p.fast_half_life_ns), decay(elapsed_ns, p.slow_half_life_ns)
+    x = 1.0 if ok else 0.0
+    n.fast_ok, n.fast_n = n.fast_ok * fast + x, n.fast_n * fast + 1.0
+    n.slow_ok, n.slow_n = n.slow_ok * slow + x, n.slow_n * slow + 1.0
+    n.observed_ns = t_ns
+    if ok:
+        n.failures = 0
+        n.successes += 1
+        if n.breaker == HALF_OPEN and n.successes >= p.breaker_successes:
+            _eject(S, node, -1)
+            n.breaker = CLOSED
+            return CLOSED
+        return NONE
+    n.failures += 1
+    n.successes = 0
+    trip = n.breaker == HALF_OPEN or (n.breaker == CLOSED and n.failures >= p.breaker_failures and _may_eject(S, node))
+    if not trip:
+        return NONE
+    if n.breaker == CLOSED:
+        _eject(S, node, 1)
+    n.breaker = OPEN
+    n.breaker_until_ns = t_ns + p.breaker_open_ns
+    return OPEN
+
+
+@jit
+def _may_eject(S: Handle, node: int) -> bool:
+    """Never more than the allowed share of any of the node's groups, but at least one."""
+    offer = node_at(S, node).offer
+    while offer != NONE:
+        g = group_at(S, offer_at(S, offer).group)
+        if g.ejected + 1 > max(1, int(params(S).breaker_ejected * float(g.size))):
+            return False
+        offer = offer_at(S, offer).next_of_node
+    return True
+
+
+@jit
+def _eject(S: Handle, node: int, by: int) -> None:
+    offer = node_at(S, node).offer
+    while offer != NONE:
+        group_at(S, offer_at(S, offer).group).ejected += by
+        offer = offer_at(S, offer).next_of_node

@@ -1,0 +1,539 @@
+"""All the kernel knows, as structured arrays: picklable, comparable, and one argument to a compiled rule.
+
+Money is int64 nanoLAI, time int64 ns. Rows are found by index; what leaves the kernel carries ids that survive a row's reuse.
+No dtype here has room for a request's true output length (INV-4): what a policy cannot reach it cannot read.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lattice_core.jit import jit, row_of
+
+type Rows = NDArray[Any]
+
+# Kinds of node and of request
+LLM, KNOWLEDGE, AGENT = 0, 1, 2
+KINDS = ("llm", "knowledge", "agent")
+
+# Privacy of a request: where it may be served
+PUBLIC, CLUSTER, LOCAL = 0, 1, 2
+PRIVACY = ("public", "cluster", "local")
+
+# A node's status: UP takes requests; DRAINING finishes what it has
+ABSENT, UP, DRAINING = 0, 1, 2
+
+# A node's breaker
+CLOSED, OPEN, HALF_OPEN = 0, 1, 2
+
+# A request's state: HELD has its reservation but no leg yet
+FREE, HELD, RUNNING = 0, 1, 2
+
+# How a request ends
+COMPLETED, FAILED, REJECTED = 1, 2, 3
+OUTCOMES = ("", "completed", "failed", "rejected")
+
+# Why a request was rejected or failed. The first block are filters in the order in which they are tried:
+# a rejection names the filter that stopped the candidate which came furthest.
+REASONS = (
+    "",
+    "no_such_offer",
+    "node_down",
+    "bond_too_low",
+    "boundary",
+    "tried_before",
+    "breaker_open",
+    "newcomer_cap",
+    "busy",
+    "price_above_cap",
+    "no_funds",
+    "bad_score",
+    "duplicate",
+    "bad_request",
+    "context_too_long",
+    "unknown_account",
+    "unknown_parent",
+    "deadline",
+    "reservation_expired",
+    "client_left",
+    "node_lost",
+    "node_refused",
+    "node_timeout",
+    "bad_answer",
+)
+(
+    NO_SUCH_OFFER,
+    NODE_DOWN,
+    BOND_TOO_LOW,
+    BOUNDARY,
+    TRIED_BEFORE,
+    BREAKER_OPEN,
+    NEWCOMER_CAP,
+    BUSY,
+    PRICE_ABOVE_CAP,
+    NO_FUNDS,
+    BAD_SCORE,
+    DUPLICATE,
+    BAD_REQUEST,
+    CONTEXT_TOO_LONG,
+    UNKNOWN_ACCOUNT,
+    UNKNOWN_PARENT,
+    DEADLINE,
+    RESERVATION_EXPIRED,
+    CLIENT_LEFT,
+    NODE_LOST,
+    NODE_REFUSED,
+    NODE_TIMEOUT,
+    BAD_ANSWER,
+) = range(1, len(REASONS))
+
+# Kernel timers, in the order in which equal times fire
+TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, TIMER_PROBE = 0, 1, 2, 3
+
+# What rules ask of the driver
+DISPATCH, CANCEL, PROBE, AUDIT, STATUS, SUBMIT = 1, 2, 3, 4, 5, 6
+
+NONE = -1
+"""No row."""
+
+
+def _dtype(**columns: Any) -> np.dtype[Any]:
+    return np.dtype([(name, kind) for name, kind in columns.items()], align=True)
+
+
+i1, i4, i8, u8, f8 = np.int8, np.int32, np.int64, np.uint64, np.float64
+
+PARAMS = _dtype(
+    seed=i8,
+    nexus=i4,
+    # routing
+    candidates=i4,
+    explore=f8,
+    under_observed=i4,
+    retries=i4,
+    newcomer_cap=f8,
+    newcomer_verified=f8,
+    refresh_ns=i8,
+    tau_ns=i8,
+    reservation_ns=i8,
+    bond_minimum_nlai=i8,
+    bond_reference_nlai=i8,
+    # breaker
+    breaker_failures=i4,
+    breaker_successes=i4,
+    breaker_open_ns=i8,
+    breaker_ejected=f8,
+    # reputation
+    fast_half_life_ns=i8,
+    slow_half_life_ns=i8,
+    fast_weight=f8,
+    prior_reliability=f8,
+    prior_count=f8,
+    quality_alpha=f8,
+    quality_beta=f8,
+    quality_half_life_ns=i8,
+    history=f8,
+    probe_interval_ns=i8,
+    audit_rate=f8,
+    # settlement
+    chunk_users=i4,
+)
+
+WEIGHTS = _dtype(quality=f8, reliability=f8, latency=f8, price=f8, bond=f8)
+"""Exponents of the factors in `score_sampled`; a user's policy receives them as its third argument."""
+
+CLOCK = _dtype(
+    now_ns=i8,
+    epoch=i8,
+    last_request=i8,
+    leg_serial=i8,
+    timers=i4,
+    outs=i4,
+    offers=i4,
+    decisions=i8,
+    free_request=i4,
+    free_leg=i4,
+    digest_a=u8,
+    digest_b=u8,
+    arrived=i8,
+    completed=i8,
+    failed=i8,
+    rejected=i8,
+    in_flight=i8,
+    ignored=i8,
+)
+
+NODE = _dtype(
+    key=i8,
+    status=i1,
+    kind=i1,
+    breaker=i1,
+    cluster=i4,
+    owner=i4,
+    slots=i4,
+    queue_room=i4,
+    in_flight=i4,
+    offer=i4,
+    bond_nlai=i8,
+    # reliability: discounted successes and trials over two half-lives
+    fast_ok=f8,
+    fast_n=f8,
+    slow_ok=f8,
+    slow_n=f8,
+    observed_ns=i8,
+    failures=i4,
+    successes=i4,
+    breaker_until_ns=i8,
+    probe_serial=i8,
+    probe_open=i1,
+    probes=i8,
+    probes_ok=i8,
+    audits=i8,
+    audits_passed=i8,
+    # legs dispatched = done + lost + cancelled + in flight (INV-2)
+    legs=i8,
+    legs_done=i8,
+    legs_lost=i8,
+    legs_cancelled=i8,
+    output_tok=i8,
+    gross_nlai=i8,
+    settled_nlai=i8,
+    settled_faucet_nlai=i8,
+)
+
+OFFER = _dtype(
+    key=i8,
+    node=i4,
+    model=i4,
+    group=i4,
+    position=i4,
+    rare_position=i4,
+    next_of_node=i4,
+    price_in=i8,
+    price_out=i8,
+    ttft_s=f8,
+    itl_s=f8,
+    ttft_ns=i8,
+    itl_ns=i8,
+    alpha=f8,
+    beta=f8,
+    audited_ns=i8,
+    quality=f8,
+    quality_tick=i8,
+    results=i8,
+)
+
+GROUP = _dtype(
+    model=i4,
+    kind=i1,
+    cluster=i4,
+    context_tok=i4,
+    start=i4,
+    capacity=i4,
+    size=i4,
+    active=i4,
+    rare=i4,
+    ejected=i4,
+    price_in=i8,
+    price_out=i8,
+    ttft_s=f8,
+    itl_s=f8,
+    prefill_s=f8,
+    output_tok=i4,
+    knee_s=f8,
+)
+"""Offers of one (model, kind, cluster) with the group's governed reference: prices, delays, answer length, knee T0."""
+
+MEMBER = _dtype(active=i4, rare=i4)
+"""Positions: offers that are up, and those of them that are under-observed."""
+
+REQUEST = _dtype(
+    id=i8,
+    parent=i4,
+    nexus=i4,
+    account=i4,
+    principal=i8,
+    session=i8,
+    model=i4,
+    kind=i1,
+    privacy=i1,
+    state=i1,
+    cluster=i4,
+    group=i4,
+    prompt_tok=i4,
+    max_tok=i4,
+    max_fee_nlai=i8,
+    deadline_ns=i8,
+    prefix=u8,
+    arrival_ns=i8,
+    first_token_ns=i8,
+    sent_ns=i8,
+    leg=i4,
+    legs=i4,
+    avoid=i4,
+    # what the account has set aside for this request and its sub-requests, and how much of it legs may still take
+    hold_nlai=i8,
+    hold_faucet_nlai=i8,
+    committed_nlai=i8,
+    charged_nlai=i8,
+    child=i4,
+    sibling=i4,
+    next_free=i4,
+)
+
+LEG = _dtype(
+    id=i8,
+    request=i4,
+    no=i4,
+    offer=i4,
+    from_tok=i4,
+    to_tok=i4,
+    reserved_nlai=i8,
+    charged_nlai=i8,
+    sent_ns=i8,
+    first_token_ns=i8,
+    next_free=i4,
+)
+"""An attempt at a request, or a sub-request's; `to_tok` is the last receipted token."""
+
+ACCOUNT = _dtype(
+    key=i8,
+    known=i1,
+    cluster=i4,
+    free_nlai=i8,
+    held_nlai=i8,
+    debit_nlai=i8,
+    unsettled_nlai=i8,
+    spent_nlai=i8,
+    deposited_nlai=i8,
+    faucet_free_nlai=i8,
+    faucet_held_nlai=i8,
+    faucet_debit_nlai=i8,
+    faucet_unsettled_nlai=i8,
+    faucet_spent_nlai=i8,
+    granted_nlai=i8,
+    arrived=i8,
+    completed=i8,
+    failed=i8,
+    rejected=i8,
+    in_flight=i8,
+)
+"""Purchased: deposited = free + held + debit + unsettled + spent. Faucet credit likewise, granted on the left.
+
+`debit` was charged since the last batch, `unsettled` is in a batch the chain has not confirmed, `spent` is settled.
+"""
+
+CHUNK = _dtype(pending=i1, failed=i1, epoch=i8)
+"""One batch at a time is under way for each chunk of accounts; its key (epoch) does not change when it is sent again."""
+
+GROSS = _dtype(nlai=i8, faucet_nlai=i8, unsettled_nlai=i8, faucet_unsettled_nlai=i8)
+"""What a chunk's accounts owe a node; row = chunk · len(nodes) + node."""
+
+TIMER = _dtype(t_ns=i8, kind=i1, row=i4, tag=i8)
+
+OUT = _dtype(
+    kind=i1,
+    outcome=i1,
+    reason=i4,
+    request=i8,
+    leg=i8,
+    node=i4,
+    offer=i4,
+    from_tok=i4,
+    output_tok=i4,
+    fee_nlai=i8,
+    sent_ns=i8,
+    first_token_ns=i8,
+)
+
+OFFER_VIEW = _dtype(
+    quality=f8,
+    reliability=f8,
+    latency=f8,
+    price=f8,
+    bond=f8,
+    eta_s=f8,
+    ttft_s=f8,
+    itl_s=f8,
+    fee_nlai=f8,
+    load=f8,
+    in_flight=f8,
+    slots=f8,
+    results=f8,
+    noise=f8,
+)
+"""What a policy sees of a candidate. `routing.SIGNAL_AGE_S` says how old each column may be (INV-12)."""
+
+REQUEST_VIEW = _dtype(prompt_tok=f8, max_tok=f8, expected_tok=f8, max_fee_nlai=f8, kind=f8, privacy=f8, session=f8)
+"""What a policy sees of a request: never its true output length (INV-4)."""
+
+CANDIDATE = np.dtype(
+    [("request", i8), ("leg", i4), ("offer", i4), ("reason", i4), ("chosen", i1), ("score", f8), ("seen", OFFER_VIEW)],
+    align=True,
+)
+"""One candidate of one decision as it was; the last `len(candidates)` are kept for `Nexus.explain`."""
+
+
+_TABLES = {
+    "params": PARAMS,
+    "weights": WEIGHTS,
+    "clock": CLOCK,
+    "nodes": NODE,
+    "offers": OFFER,
+    "groups": GROUP,
+    "members": MEMBER,
+    "requests": REQUEST,
+    "legs": LEG,
+    "accounts": ACCOUNT,
+    "chunks": CHUNK,
+    "gross": GROSS,
+    "timers": TIMER,
+    "outs": OUT,
+    "ask": REQUEST_VIEW,
+    "candidates": CANDIDATE,
+}
+NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, CHUNKS, CANDIDATES = (
+    list(_TABLES).index(name) for name in ("nodes", "offers", "groups", "requests", "legs", "accounts", "chunks", "candidates")
+)
+
+type Handle = int
+"""Address of a State's directory: what a compiled rule receives as `S`."""
+
+(
+    _params_at, _weights_at, _clock_at, node_at, offer_at, group_at, member_at, request_at, leg_at,
+    account_at, chunk_at, gross_at, timer_at, out_at, _ask_at, candidate_at,
+) = (row_of(dtype, table) for table, dtype in enumerate(_TABLES.values()))  # fmt: skip
+
+
+@jit
+def params(S: Handle) -> Any:
+    """The parameters."""
+    return _params_at(S, 0)
+
+
+@jit
+def weights(S: Handle) -> Any:
+    """The exponents of the score."""
+    return _weights_at(S, 0)
+
+
+@jit
+def clock(S: Handle) -> Any:
+    """Time, counters, free lists and digest."""
+    return _clock_at(S, 0)
+
+
+@jit
+def ask_view(S: Handle) -> Any:
+    """What the policy sees of the request being routed."""
+    return _ask_at(S, 0)
+
+
+class State:
+    """The kernel's tables. Only the rules write to them; this class only makes room.
+
+    A table may be replaced by a longer one, so hold `handle` for one call at most.
+    """
+
+    __slots__ = ("_directory", *_TABLES)
+
+    def __init__(self, parameters: Rows, exponents: Rows, groups: Rows) -> None:
+        """An empty state with these PARAMS, WEIGHTS and GROUP rows."""
+        self._directory = np.zeros(2 * len(_TABLES), np.int64)
+        for name, dtype in _TABLES.items():
+            self._put(name, np.zeros(1, dtype))
+        self._put("params", parameters)
+        self._put("weights", exponents)
+        self._put("groups", groups)
+        self._put("candidates", np.zeros(4096, CANDIDATE))
+        self._put("offers", np.zeros(0, OFFER))
+        self._put("chunks", np.zeros(0, CHUNK))
+        self._put("accounts", np.zeros(0, ACCOUNT))
+        self._put("requests", np.zeros(0, REQUEST))
+        self._put("legs", np.zeros(0, LEG))
+        self.clock["free_request"] = self.clock["free_leg"] = NONE
+        self.make_request_room()
+        self._put("outs", np.zeros(64, OUT))
+
+    def __getattr__(self, name: str) -> Rows:
+        raise AttributeError(name)
+
+    @property
+    def handle(self) -> Handle:
+        """What rules take as `S`."""
+        return int(self._directory.ctypes.data)
+
+    def __getstate__(self) -> dict[str, Rows]:
+        return {name: getattr(self, name) for name in _TABLES}
+
+    def __setstate__(self, tables: dict[str, Rows]) -> None:
+        self._directory = np.zeros(2 * len(_TABLES), np.int64)
+        for name, rows in tables.items():
+            self._put(name, rows)
+
+    def _put(self, name: str, rows: Rows) -> None:
+        entry = 2 * list(_TABLES).index(name)
+        self._directory[entry : entry + 2] = rows.ctypes.data, len(rows)
+        setattr(self, name, rows)
+
+    def _lengthen(self, name: str, at_least: int = 0) -> Rows:
+        old = getattr(self, name)
+        longer = np.zeros(max(2 * len(old), at_least, 16), old.dtype)
+        longer[: len(old)] = old
+        self._put(name, longer)
+        return longer
+
+    def make_request_room(self) -> None:
+        """Room for one more request and leg, and for the timers that one event can set."""
+        for name, free in (("requests", "free_request"), ("legs", "free_leg")):
+            if self.clock[0][free] == NONE:
+                first = len(getattr(self, name))
+                longer = self._lengthen(name, 256)
+                longer["next_free"][first:] = np.arange(first + 1, len(longer) + 1)
+                longer["next_free"][-1] = NONE
+                self.clock[0][free] = first
+        if self.clock[0]["timers"] + 8 > len(self.timers):
+            self._lengthen("timers", 1024)
+
+    def make_account_room(self, account: int) -> None:
+        """A row for `account`, and its chunk."""
+        if account >= len(self.accounts):
+            self._lengthen("accounts", account + 1)
+        chunks = -(-len(self.accounts) // int(self.params[0]["chunk_users"]))
+        if chunks > len(self.chunks):
+            old_chunks, old_gross = self.chunks, self.gross
+            self._put("chunks", np.zeros(chunks, CHUNK))
+            self._put("gross", np.zeros(chunks * len(self.nodes), GROSS))
+            self._put("outs", np.zeros(64 + chunks, OUT))
+            self.chunks[: len(old_chunks)] = old_chunks
+            if len(old_chunks):
+                self.gross[: len(old_gross)] = old_gross
+
+    def make_node_room(self, node: int) -> None:
+        """A row for `node`, and its column in `gross`."""
+        if node >= len(self.nodes):
+            width, old = len(self.nodes), self.gross
+            self._lengthen("nodes", node + 1)
+            gross = np.zeros((len(self.chunks), len(self.nodes)), GROSS)
+            if len(self.chunks):
+                gross[:, :width] = old.reshape(len(self.chunks), width)
+            self._put("gross", gross.reshape(-1))
+
+    def make_offer_room(self, offer: int, group: int) -> None:
+        """A row for `offer`, one more place in `group`, and candidates for a pass over every offer."""
+        if offer >= len(self.offers):
+            first = len(self.offers)
+            self._lengthen("offers", offer + 1)["node"][first:] = NONE
+        if 4 * len(self.offers) > len(self.candidates):
+            self._put("candidates", np.zeros(8 * len(self.offers), CANDIDATE))
+        if self.groups[group]["size"] >= self.groups[group]["capacity"]:
+            members = np.zeros(2 * len(self.members) + 16 * len(self.groups), MEMBER)
+            start = 0
+            for row in self.groups:
+                capacity = 2 * int(row["capacity"]) + 16
+                old = self.members[row["start"] : row["start"] + row["capacity"]]
+                members[start : start + len(old)] = old
+                row["start"], row["capacity"] = start, capacity
+                start += capacity
+            self._put("members", members)
