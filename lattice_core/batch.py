@@ -54,8 +54,8 @@ class Chunk:
     def totals(self) -> tuple[Parts, Parts]:
         """(Σ debits, Σ grosses); the contract refuses a chunk in which they differ."""
         return (
-            Parts(int(self.debit_purchased_nlai.sum()), int(self.debit_faucet_nlai.sum())),
-            Parts(int(self.gross_purchased_nlai.sum()), int(self.gross_faucet_nlai.sum())),
+            Parts(sum(self.debit_purchased_nlai.tolist()), sum(self.debit_faucet_nlai.tolist())),
+            Parts(sum(self.gross_purchased_nlai.tolist()), sum(self.gross_faucet_nlai.tolist())),
         )
 
 

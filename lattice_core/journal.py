@@ -6,10 +6,13 @@ writes lines to whatever sink it is given: files belong to drivers. A last line 
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from lattice_core.batch import Chunk
 from lattice_core.events import EVENTS, Command, Event
@@ -20,7 +23,7 @@ RULES = ("ledger", "nexus", "pricing", "reputation", "routing", "rules", "split"
 """The modules whose source decides what the kernel does with an event."""
 
 _BY_NAME = {kind.__name__: kind for kind in EVENTS}
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class JournalError(ValueError):
@@ -64,8 +67,7 @@ def event_line(event: Event) -> str:
 
 def decision_line(number: int, command: Command) -> str:
     """One command as a line, after the number of the event that caused it: what a replay compares."""
-    values = [value.as_lists() if isinstance(value, Chunk) else value for value in command]
-    return _encode((number, type(command).__name__, *values)) + "\n"
+    return _encode((number, type(command).__name__, *map(_plain, command))) + "\n"
 
 
 def read(lines: Iterable[str], source: str) -> tuple[Header, Iterator[Event]]:
@@ -74,6 +76,13 @@ def read(lines: Iterable[str], source: str) -> tuple[Header, Iterator[Event]]:
     _, first = next(numbered, (0, ""))
     header = _header(first, source)
     return header, (_event(line, source, number) for number, line in numbered if line.endswith("\n"))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a command as JSON takes it: a chunk is a list of its fields, a column a list of numbers."""
+    if isinstance(value, Chunk):
+        return [_plain(getattr(value, field.name)) for field in fields(value)]
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _header(line: str, source: str) -> Header:
@@ -99,6 +108,6 @@ def _event(line: str, source: str, number: int) -> Event:
 def _value(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_value(item) for item in value)
-    if not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
+    if not isinstance(value, float) and not (isinstance(value, int) and -(2**63) <= value < 2**63):
         raise ValueError("must be a number that fits 64 bits")
     return value

@@ -22,6 +22,7 @@ from lattice_core.state import (
     params,
     request_at,
 )
+from lattice_core.split import scale
 from lattice_core.streams import mix
 
 
@@ -164,7 +165,8 @@ def skip_debit(S: Handle, account: int) -> None:
 def confirm_chunk(S: Handle, chunk: int) -> None:
     """The chain has settled the chunk: what is still unsettled after the skips is spent, and paid to the nodes.
 
-    If debits were skipped, grosses worth just as much go back to be sent again, from the lowest node index up.
+    If debits were skipped, the chain has paid each node its gross scaled by applied/claimed, rounded down (the treasury has what
+    rounding left). The rest of it is sent again, worth just as much as the skipped debits.
     """
     users = params(S).chunk_users
     applied, faucet_applied = 0, 0
@@ -178,18 +180,22 @@ def confirm_chunk(S: Handle, chunk: int) -> None:
     fold(S, chunk)
     fold(S, applied)
     fold(S, faucet_applied)
-    back, faucet_back = -applied, -faucet_applied
+    claimed, faucet_claimed = 0, 0
     for node in range(rows(S, NODES)):
         owed = gross_at(S, chunk * rows(S, NODES) + node)
-        back += owed.unsettled_nlai
-        faucet_back += owed.faucet_unsettled_nlai
+        claimed += owed.unsettled_nlai
+        faucet_claimed += owed.faucet_unsettled_nlai
+    upto, faucet_upto, shared, faucet_shared = 0, 0, 0, 0
     for node in range(rows(S, NODES)):
-        owed = gross_at(S, chunk * rows(S, NODES) + node)
-        again, faucet_again = min(back, owed.unsettled_nlai), min(faucet_back, owed.faucet_unsettled_nlai)
-        back, faucet_back = back - again, faucet_back - faucet_again
-        owed.nlai += again
-        owed.faucet_nlai += faucet_again
-        node_at(S, node).settled_nlai += owed.unsettled_nlai - again
-        node_at(S, node).settled_faucet_nlai += owed.faucet_unsettled_nlai - faucet_again
+        owed, n = gross_at(S, chunk * rows(S, NODES) + node), node_at(S, node)
+        n.settled_nlai += scale(owed.unsettled_nlai, applied, claimed)
+        n.settled_faucet_nlai += scale(owed.faucet_unsettled_nlai, faucet_applied, faucet_claimed)
+        upto += owed.unsettled_nlai
+        faucet_upto += owed.faucet_unsettled_nlai
+        # What the nodes up to this one share of the applied debits, so that the rest adds up to the skipped ones.
+        share, faucet_share = scale(upto, applied, claimed), scale(faucet_upto, faucet_applied, faucet_claimed)
+        owed.nlai += owed.unsettled_nlai - (share - shared)
+        owed.faucet_nlai += owed.faucet_unsettled_nlai - (faucet_share - faucet_shared)
+        shared, faucet_shared = share, faucet_share
         owed.unsettled_nlai, owed.faucet_unsettled_nlai = 0, 0
     chunk_at(S, chunk).pending = 0

@@ -141,7 +141,7 @@ class Nexus:
                 score=float(row["score"]),
                 seen={} if row["reason"] else {name: float(row["seen"][name]) for name in row["seen"].dtype.names},
             )
-            for row in rows[rows["request"] == request]
+            for row in rows[(rows["request"] == request) & (rows["request"] > 0)]
         ]
 
     def digest(self) -> bytes:

@@ -7,7 +7,7 @@ discounted Beta posterior over audits with a low prior: newcomers pay dues (Jøs
 import math
 
 from lattice_core.jit import jit
-from lattice_core.state import CLOSED, HALF_OPEN, NONE, OPEN, Handle, group_at, node_at, offer_at, params
+from lattice_core.state import CLOSED, HALF_OPEN, NONE, OPEN, Handle, group_at, member_at, node_at, offer_at, params
 from lattice_core.streams import QUALITY, beta
 from lattice_core.units import NANO
 
@@ -108,7 +108,6 @@ def observe_outcome(S: Handle, node: int, ok: bool, t_ns: int) -> int:
         n.failures = 0
         n.successes += 1
         if n.breaker == HALF_OPEN and n.successes >= p.breaker_successes:
-            _eject(S, node, -1)
             n.breaker = CLOSED
             return CLOSED
         return NONE
@@ -117,8 +116,6 @@ def observe_outcome(S: Handle, node: int, ok: bool, t_ns: int) -> int:
     trip = n.breaker == HALF_OPEN or (n.breaker == CLOSED and n.failures >= p.breaker_failures and _may_eject(S, node))
     if not trip:
         return NONE
-    if n.breaker == CLOSED:
-        _eject(S, node, 1)
     n.breaker = OPEN
     n.breaker_until_ns = t_ns + p.breaker_open_ns
     return OPEN
@@ -126,19 +123,16 @@ def observe_outcome(S: Handle, node: int, ok: bool, t_ns: int) -> int:
 
 @jit
 def _may_eject(S: Handle, node: int) -> bool:
-    """Never more than the allowed share of any of the node's groups, but at least one."""
+    """Never more than the allowed share of the active offers of any of the node's groups, but at least one."""
     offer = node_at(S, node).offer
     while offer != NONE:
         g = group_at(S, offer_at(S, offer).group)
-        if g.ejected + 1 > max(1, int(params(S).breaker_ejected * float(g.size))):
+        ejected = 0
+        for k in range(g.active):
+            other = offer_at(S, member_at(S, g.start + k).active).node
+            if node_at(S, other).breaker != CLOSED:
+                ejected += 1
+        if ejected + 1 > max(1, int(params(S).breaker_ejected * float(g.active))):
             return False
         offer = offer_at(S, offer).next_of_node
     return True
-
-
-@jit
-def _eject(S: Handle, node: int, by: int) -> None:
-    offer = node_at(S, node).offer
-    while offer != NONE:
-        group_at(S, offer_at(S, offer).group).ejected += by
-        offer = offer_at(S, offer).next_of_node

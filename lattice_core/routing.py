@@ -196,7 +196,7 @@ def refusal(S: Handle, offer: int, request: int, available: int) -> int:
     if n.in_flight >= n.slots + n.queue_room:
         return BUSY
     quote = quote_nlai(S, offer, request)
-    if r.max_fee_nlai > 0 and quote > r.max_fee_nlai:
+    if r.max_fee_nlai > 0 and quote > r.max_fee_nlai - r.charged_nlai - r.committed_nlai:  # sub-requests count towards the cap
         return PRICE_ABOVE_CAP
     if quote > available:
         return NO_FUNDS
@@ -219,11 +219,11 @@ def observe_candidate(S: Handle, offer: int, request: int, view: Any, t_ns: int)
     load = float(n.in_flight + 1) / float(max(1, n.slots))
     answer_s = float(r.prompt_tok) * g.prefill_s + ask_view(S).expected_tok * o.itl_s
     view.quality = quality_draw(S, offer, t_ns)
-    view.reliability = reliability(S, o.node, t_ns)
+    view.reliability = max(1e-9, reliability(S, o.node, t_ns))  # factors have logarithms
     view.eta_s = (o.ttft_s + answer_s) * load
     view.latency = latency_factor(view.eta_s, g.knee_s)
     view.price = float(1 + fee_nlai(g.price_in, g.price_out, r.prompt_tok, r.max_tok)) / float(1 + quote)
-    view.bond = 1.0 - math.exp(-float(1 + n.bond_nlai) / float(p.bond_reference_nlai))
+    view.bond = max(1e-9, 1.0 - math.exp(-float(n.bond_nlai) / float(p.bond_reference_nlai)))
     view.ttft_s = o.ttft_s
     view.itl_s = o.itl_s
     view.fee_nlai = float(quote)
@@ -231,7 +231,7 @@ def observe_candidate(S: Handle, offer: int, request: int, view: Any, t_ns: int)
     view.in_flight = float(n.in_flight)
     view.slots = float(n.slots)
     view.results = float(o.results)
-    view.noise = uniform(p.seed, ROUTING, r.id, (r.legs << 32) + (1 << 31) + o.node)
+    view.noise = uniform(p.seed, ROUTING, r.key, (r.legs << 32) + (1 << 31) + o.node)
 
 
 @jit
@@ -270,11 +270,11 @@ def route(S: Handle, request: int, t_ns: int, score: int) -> int:
     best, reason = NONE, NODE_DOWN if g.size > 0 else NO_SUCH_OFFER
     wanted = min(p.candidates, g.active)
     first = clock(S).decisions
-    explore = g.rare > 0 and uniform(p.seed, ROUTING, r.id, r.legs << 32) < p.explore
+    explore = g.rare > 0 and uniform(p.seed, ROUTING, r.key, r.legs << 32) < p.explore
     drawn, attempt = 0, 0
     while drawn < wanted and attempt < 4 * p.candidates:
         attempt += 1
-        word = bits(p.seed, ROUTING, r.id, (r.legs << 32) + attempt)
+        word = bits(p.seed, ROUTING, r.key, (r.legs << 32) + attempt)
         if explore and drawn == wanted - 1:
             offer = member_at(S, g.start + jump_hash(word, g.rare)).rare
         else:

@@ -54,7 +54,6 @@ from lattice_core.state import (
     DEADLINE,
     DISPATCH,
     DRAINING,
-    DUPLICATE,
     FAILED,
     FREE,
     HALF_OPEN,
@@ -96,12 +95,17 @@ from lattice_core.state import (
     request_at,
     timer_at,
 )
-from lattice_core.streams import AUDITS, PROBES, exponential, uniform
+from lattice_core.streams import AUDITS, PROBES, exponential, mix, uniform
 from lattice_core.timers import drop_first, drop_stale, set_timer
 from lattice_core.units import MAX_PRICE_NLAI, MAX_SUPPLY_NLAI, MAX_TOKENS
 
 LEG_ROW_BITS = 32
 """A leg's id is its serial number above the row it stands in."""
+
+LAST_NS = 2**62
+"""Time stops here, 146 years on, so that no timer's time passes 2⁶³."""
+
+MAX_INT32 = 2**31 - 1
 
 MAX_CHILDREN = 16
 """Sub-requests that may be open under one root; `outs` has room to end them all at once."""
@@ -112,7 +116,7 @@ def _begin(S: Handle, t_ns: int) -> int:
     """Every rule starts here: time never goes back, and nothing is asked yet."""
     c = clock(S)
     c.outs = 0
-    c.now_ns = max(c.now_ns, t_ns)
+    c.now_ns = max(c.now_ns, min(t_ns, LAST_NS))
     return c.now_ns
 
 
@@ -192,7 +196,7 @@ def register_node(
     """The chain has registered a node; it takes requests from `node_up` on. Its row exists already."""
     t = _begin(S, t_ns)
     n = node_at(S, node)
-    if n.key != 0 or key == 0 or slots <= 0 or queue_room < 0:
+    if n.key != 0 or key == 0 or not (0 < slots <= MAX_INT32 and 0 <= queue_room <= MAX_INT32 and NONE <= owner <= MAX_INT32):
         return _ignore(S)
     n.key, n.kind, n.cluster, n.owner = key, kind, cluster, owner
     n.slots, n.queue_room, n.offer, n.observed_ns = slots, queue_room, NONE, t
@@ -205,10 +209,15 @@ def register_node(
 
 @jit
 def post_offer(S: Handle, offer: int, key: int, node: int, group: int, price_in: int, price_out: int, t_ns: int) -> int:
-    """A registered node offers a model at a price. Its row, and a place in the group, exist already."""
+    """A registered node offers a model, once, at a price. Its row, and a place in the group, exist already."""
     t = _begin(S, t_ns)
     if not (0 <= price_in <= MAX_PRICE_NLAI and 0 <= price_out <= MAX_PRICE_NLAI):
         return _ignore(S)
+    other = node_at(S, node).offer
+    while other != NONE:  # a second place in the group would be a second chance to be drawn
+        if offer_at(S, other).group == group:
+            return _ignore(S)
+        other = offer_at(S, other).next_of_node
     clock(S).offers += 1
     p, o, g = params(S), offer_at(S, offer), group_at(S, group)
     o.key, o.node, o.model, o.group = key, node, g.model, group
@@ -300,7 +309,7 @@ def _schedule_probe(S: Handle, node: int, t_ns: int) -> None:
     p, n = params(S), node_at(S, node)
     n.probe_serial += 1
     wait = exponential(p.seed, PROBES, n.key, n.probe_serial) * float(p.probe_interval_ns)
-    set_timer(S, t_ns + 1 + int(wait), TIMER_PROBE, node, n.probe_serial)
+    set_timer(S, t_ns + 1 + int(min(wait, 0.5 * LAST_NS)), TIMER_PROBE, node, n.probe_serial)
 
 
 @jit
@@ -560,19 +569,17 @@ def arrive(
 ) -> int:
     """A request. `parent` is the row of its root, found by `parent_id` (0: it is a root). A free row and leg exist already.
 
-    `held` reserves `max_fee_nlai` and dispatches nothing until `proceed`. Ids grow: one that does not is a duplicate.
+    `held` reserves `max_fee_nlai` and dispatches nothing until `proceed`. Ids grow: one that does not is a duplicate, and ignored.
     """
     t = _begin(S, t_ns)
     c = clock(S)
+    if id <= c.last_request:
+        return _ignore(S)
+    c.last_request = id
     if account < 0 or account >= rows(S, ACCOUNTS) or not account_at(S, account).known:
         c.ignored += 1
         _reject(S, id, UNKNOWN_ACCOUNT)
         return c.outs
-    if id <= c.last_request:
-        c.ignored += 1
-        _reject(S, id, DUPLICATE)
-        return c.outs
-    c.last_request = id
     _count_arrival(S, account)
     reason = 0
     if not (1 <= prompt_tok <= MAX_TOKENS and 1 <= max_tok <= MAX_TOKENS and 0 <= max_fee_nlai <= MAX_SUPPLY_NLAI) or privacy < PUBLIC or privacy > LOCAL or (held and (max_fee_nlai == 0 or parent_id != 0)):
@@ -585,6 +592,8 @@ def arrive(
     place = 0 if privacy == PUBLIC else account_at(S, account).cluster
     if reason == 0 and (cluster != place or (privacy == CLUSTER and place == 0)):
         reason = BOUNDARY
+    if reason == 0 and parent_id != 0 and privacy < request_at(S, parent).privacy:
+        reason = BOUNDARY  # a part of a private request is no less private
     group = find_group(S, model, kind, place)
     if reason == 0 and group != NONE and prompt_tok + max_tok > group_at(S, group).context_tok:
         reason = CONTEXT_TOO_LONG
@@ -595,6 +604,7 @@ def arrive(
     request = _take_request(S)
     r = request_at(S, request)
     r.id, r.parent, r.nexus, r.account, r.principal, r.session = id, NONE, params(S).nexus, account, principal, session
+    r.key = np.int64(mix(account_at(S, account).key, account_at(S, account).arrived))
     r.model, r.kind, r.privacy, r.cluster, r.group = model, kind, privacy, place, group
     r.prompt_tok, r.max_tok, r.max_fee_nlai, r.deadline_ns, r.prefix = (
         prompt_tok, max_tok, max_fee_nlai, deadline_ns, np.uint64(prefix),
@@ -708,7 +718,7 @@ def complete(S: Handle, leg_id: int, output_tok: int, t_ns: int) -> int:
         no_longer_rare(S, offer)
     node_at(S, o.node).legs_done += 1
     _observe(S, o.node, True, t)
-    if uniform(params(S).seed, AUDITS, r.id, r.legs) < params(S).audit_rate:
+    if uniform(params(S).seed, AUDITS, r.key, r.legs) < params(S).audit_rate:
         row = _out(S, AUDIT)
         out_at(S, row).request, out_at(S, row).leg, out_at(S, row).offer, out_at(S, row).node = r.id, leg_id, offer, o.node
         out_at(S, row).output_tok = le.to_tok

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lattice_core.jit import inline, jit
+from lattice_core.jit import jit
 from lattice_core.units import NEVER_NS
 
 RECEIPT_TOK = 16
@@ -303,14 +303,15 @@ def _plan(v: Service, node: int, t_ns: int) -> None:
             s.next_code = DONE
 
 
-@inline
+@jit
 def _clock(s: Any, t_ns: int) -> float:
     """The node's virtual clock at `t_ns`."""
     return s.clock + (t_ns - s.since_ns) / s.step_ns if s.step_ns > 0.0 else s.clock
 
 
-@inline
+@jit
 def _round_up(duration_ns: float) -> int:
+    """Whole nanoseconds from now: the one place where a duration is rounded."""
     return max(0, math.ceil(duration_ns - _SLACK_NS))
 
 
@@ -416,7 +417,7 @@ def _sink(v: Service, heap: int, size: int, place: int, row: int) -> None:
     v.job[row].place = place
 
 
-@inline
+@jit
 def _precedes(x: Any, y: Any) -> bool:
     """Whether job `x` ends before job `y`; at one finish, the one submitted first."""
     return x.finish < y.finish or (x.finish == y.finish and x.no < y.no)

@@ -49,7 +49,6 @@ REASONS = (
     "price_above_cap",
     "no_funds",
     "bad_score",
-    "duplicate",
     "bad_request",
     "context_too_long",
     "unknown_account",
@@ -74,7 +73,6 @@ REASONS = (
     PRICE_ABOVE_CAP,
     NO_FUNDS,
     BAD_SCORE,
-    DUPLICATE,
     BAD_REQUEST,
     CONTEXT_TOO_LONG,
     UNKNOWN_ACCOUNT,
@@ -234,7 +232,6 @@ GROUP = _dtype(
     size=i4,
     active=i4,
     rare=i4,
-    ejected=i4,
     price_in=i8,
     price_out=i8,
     ttft_s=f8,
@@ -250,6 +247,7 @@ MEMBER = _dtype(active=i4, rare=i4)
 
 REQUEST = _dtype(
     id=i8,
+    key=i8,
     parent=i4,
     nexus=i4,
     account=i4,

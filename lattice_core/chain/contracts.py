@@ -25,7 +25,7 @@ _BATCH = 200
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """What a network starts with: `holder` receives the supply, `owner` governs, and each Nexus id has an oracle that settles."""
+    """What a network starts with: `holder` receives the supply, `owner` governs, and each Nexus has an oracle that settles."""
 
     owner: bytes
     holder: bytes

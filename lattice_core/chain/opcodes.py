@@ -5,7 +5,7 @@ py-evm goes through five calls for an ADD. Each function here does the same in o
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from eth.exceptions import FullStack, InsufficientStack, InvalidInstruction, InvalidJumpDestination, OutOfGas
 from eth.vm import opcode_values as op
@@ -173,7 +173,7 @@ def _calldataload(gas: int) -> Opcode:
     return run
 
 
-_LEAN: dict[int, Callable[[int], Opcode]] = {
+_LEAN: dict[int, Callable[[int], Any]] = {
     op.ADD: lambda gas: _binary(gas, lambda left, right: (left + right) & _MASK),
     op.SUB: lambda gas: _binary(gas, lambda left, right: (left - right) & _MASK),
     op.MUL: lambda gas: _binary(gas, lambda left, right: (left * right) & _MASK),
@@ -206,4 +206,4 @@ _OPCODES: dict[int, Any] = PragueComputation.opcodes
 class LeanComputation(PragueComputation):
     """Prague's computation with the opcodes above in the place of py-evm's, at the gas that py-evm gives for each."""
 
-    opcodes: ClassVar[dict[int, Any]] = {**_OPCODES, **{value: lean(_OPCODES[value].gas_cost) for value, lean in _LEAN.items()}}
+    opcodes = {**_OPCODES, **{value: lean(_OPCODES[value].gas_cost) for value, lean in _LEAN.items()}}  # noqa: RUF012

@@ -4,13 +4,10 @@ Gas is exact (refunds and EIP-7623's calldata floor included). Every block is a 
 runs give the same digest. A block's gas is not limited, a transaction's is.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from typing import Any, cast
-
-os.environ.setdefault("ETH_HASH_BACKEND", "pysha3")  # the default is five times slower, and py-evm chooses when imported
 
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.prague import PragueVM

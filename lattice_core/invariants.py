@@ -1,0 +1,69 @@
+"""What must hold of the kernel at every instant (INV-1 and INV-2), checked from copies of its tables.
+
+The chain's side of INV-1, that a contract's balance is the sum of the claims it records, is the bridge's to check.
+"""
+
+import numpy as np
+
+from lattice_core.nexus import Nexus
+from lattice_core.state import Rows
+
+
+class InvariantError(AssertionError):
+    """An invariant does not hold: its number, and the numbers that disagree."""
+
+
+def check(nexus: Nexus) -> None:
+    """Both invariants. Raises InvariantError."""
+    check_money(nexus)
+    check_requests(nexus)
+
+
+def check_money(nexus: Nexus) -> None:
+    """INV-1 off chain: every nanoLAI of an account is in one place, and debits equal what nodes are owed.
+
+    Per account, purchased and faucet credit apart: given = free + held + debit + unsettled + spent, none negative. Per chunk of
+    accounts: Σ (debit + unsettled) = Σ gross. Per node: charged = settled + Σ gross.
+    """
+    accounts, nodes = nexus.table("accounts"), nexus.table("nodes")
+    chunks, chunk_users = len(nexus.table("chunks")), int(nexus.table("params")[0]["chunk_users"])
+    gross = nexus.table("gross").reshape(chunks, -1)
+    for given, prefix in (("deposited", ""), ("granted", "faucet_")):
+        places = [f"{prefix}{place}_nlai" for place in ("free", "held", "debit", "unsettled", "spent")]
+        _equal("INV-1: account", accounts, f"{given}_nlai", places)
+        for place in places:
+            if accounts[place].size and accounts[place].min() < 0:
+                account = int(accounts[place].argmin())
+                raise InvariantError(f"INV-1: account {account}: {place} = {accounts[place][account]}, must not be negative")
+        for chunk in range(chunks):
+            rows = accounts[chunk * chunk_users : (chunk + 1) * chunk_users]
+            debits = int(rows[f"{prefix}debit_nlai"].sum() + rows[f"{prefix}unsettled_nlai"].sum())
+            owed = int(gross[chunk][f"{prefix}nlai"].sum() + gross[chunk][f"{prefix}unsettled_nlai"].sum())
+            if debits != owed:
+                raise InvariantError(f"INV-1: chunk {chunk}: Σ {prefix}debits = {debits}, Σ {prefix}gross = {owed} nanoLAI")
+    outstanding = np.zeros(len(nodes), np.int64)
+    for name in gross.dtype.names or ():
+        outstanding += gross[name].sum(axis=0)
+    settled = nodes["settled_nlai"] + nodes["settled_faucet_nlai"]
+    for node in np.flatnonzero(nodes["gross_nlai"] != settled + outstanding):
+        charged, paid, owed = (int(column[node]) for column in (nodes["gross_nlai"], settled, outstanding))
+        raise InvariantError(f"INV-1: node {node}: charged {charged} ≠ settled {paid} + owed {owed} nanoLAI")
+
+
+def check_requests(nexus: Nexus) -> None:
+    """INV-2: arrived = completed + failed + rejected + in flight, in all and per account, and likewise each node's legs."""
+    ends = ["completed", "failed", "rejected", "in_flight"]
+    clock, accounts = nexus.table("clock"), nexus.table("accounts")
+    _equal("INV-2: all, row", clock, "arrived", ends)
+    _equal("INV-2: account", accounts, "arrived", ends)
+    _equal("INV-2: node", nexus.table("nodes"), "legs", ["legs_done", "legs_lost", "legs_cancelled", "in_flight"])
+    for name in ("arrived", *ends):
+        if accounts[name].sum() != clock[0][name]:
+            raise InvariantError(f"INV-2: Σ {name} over accounts = {accounts[name].sum()}, the Nexus counts {clock[0][name]}")
+
+
+def _equal(what: str, rows: Rows, whole: str, parts: list[str]) -> None:
+    """In each row, `whole` is the sum of `parts`."""
+    for row in np.flatnonzero(rows[whole] != sum(rows[part] for part in parts)):
+        numbers = " + ".join(f"{part} {rows[part][row]}" for part in parts)
+        raise InvariantError(f"{what} {row}: {whole} {rows[whole][row]} ≠ {numbers}")

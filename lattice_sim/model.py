@@ -1,0 +1,128 @@
+"""The network as a Mesa model: agents decide, an engine serves, the chain settles, metrics observe."""
+
+from pathlib import Path
+from typing import Any
+
+import mesa
+
+from lattice_core import census
+from lattice_core.chain.bridge import Bridge
+from lattice_core.chain.contracts import Settled
+from lattice_core.chain.port import Reverted
+from lattice_core.chain.pyevm import PyEvm
+from lattice_core.config import Config, parse, revise
+from lattice_core.events import CloseEpoch, Submit
+from lattice_core.nexus import Nexus, Sink
+from lattice_core.streams import AGENTS, bits
+from lattice_core.units import NANO
+from lattice_sim.agents import Action, Claim, Operator, TopUp, User, View
+from lattice_sim.engine import ReferenceEngine
+from lattice_sim.records import Records
+
+
+class LatticeModel(mesa.Model):  # type: ignore[misc]
+    """A simulated network. `step()` is one epoch; `running` turns False after the last.
+
+    Nothing in it draws from `model.random` or `model.rng`: draws come from counter-based streams keyed by the config's seed.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | Path,
+        rng: int | None = None,
+        journal: Sink | None = None,
+        decisions: Sink | None = None,
+        **changes: object,
+    ) -> None:
+        """A network at t = 0: deployed, registered, funded and bonded.
+
+        `config` is a Config or a YAML file, `rng` replaces its seed, and `changes` other values by dotted path, as in
+        `LatticeModel("baseline.yaml", rng=7, **{"routing.policy": "random"})`. Raises ConfigError, and TraceError for a trace.
+        """
+        if not isinstance(config, Config):
+            path = Path(config)
+            config = parse(path.read_text(encoding="utf-8"), str(path), base=str(path.parent))
+        if rng is not None:
+            changes["seed"] = int(rng)
+        if changes:
+            config = revise(config, changes)
+        super().__init__(rng=config.seed)
+        self.config = config
+        self.epoch = 0
+        self.epochs = config.sim.epochs
+        self.records = Records()
+        self.nexus = Nexus(config, journal, decisions)
+        self.engine = ReferenceEngine(config, self.nexus, self.records)
+        self.chain = PyEvm()
+        self.bridge = Bridge(self.chain, config)
+        for fact in self.bridge.open(config, 0):
+            self.engine.tell(fact)
+        for user in census.users(config):
+            User(self, user)
+        for node in self.engine.nodes:
+            Operator(self, node)
+        self.records.begin(self)
+
+    @property
+    def t_ns(self) -> int:
+        """Simulated time, ns."""
+        return self.engine.clock.now
+
+    def step(self) -> None:
+        """One epoch. Raises Reverted, with the epoch on record, if a settlement does not go through."""
+        self.decide()
+        self.serve()
+        settled, failure = self.settle()
+        self.observe(settled)
+        self.epoch += 1
+        self.running = self.epoch < self.epochs and failure is None
+        if failure is not None:
+            raise failure
+
+    def decide(self) -> None:
+        """Every agent proposes; proposals are carried out in an order that nobody can foresee or choose."""
+        view = View(self.epoch, self.t_ns, self.nexus.table("accounts"), self.nexus.table("nodes"))
+        agents = sorted(self.agents, key=lambda agent: (bits(self.config.seed, AGENTS, agent.key, self.epoch), agent.key))
+        self.perform([action for agent in agents for action in agent.propose(view)])
+
+    def perform(self, actions: list[Action]) -> None:
+        """Send the actions to the chain and tell the kernel what came of them."""
+        top_ups = [(action.account, action.nlai) for action in actions if isinstance(action, TopUp)]
+        for fact in self.bridge.deposit(top_ups, self.t_ns):
+            self.engine.tell(fact)
+        for action in actions:
+            if isinstance(action, Claim):
+                self.bridge.claim(action.node, census.address(self.engine.nodes[action.node].key))
+
+    def serve(self) -> None:
+        """The epoch's requests."""
+        self.engine.run_until((self.epoch + 1) * self.config.chain.epoch_ns)
+
+    def settle(self) -> tuple[list[Settled], Reverted | None]:
+        """One batch to the chain, in chunks; what was settled, and the revert that stopped it if one did."""
+        self.chain.advance_block(max(1, self.config.chain.epoch_ns // NANO))
+        self.engine.tell(CloseEpoch(self.t_ns, self.epoch))
+        submissions, self.engine.submissions = self.engine.submissions, []
+        settled: list[Settled] = []
+        for number, submission in enumerate(submissions):
+            try:
+                fact, chunk = self.bridge.settle(submission.batch, self.t_ns)
+            except Reverted as failure:
+                self._give_up(submissions[number:])
+                return settled, failure
+            self.engine.tell(fact)
+            settled.append(chunk)
+        return settled, None
+
+    def _give_up(self, submissions: list[Submit]) -> None:
+        for submission in submissions:
+            self.engine.tell(self.bridge.failed(submission.batch, self.t_ns))
+
+    def observe(self, settled: list[Settled]) -> None:
+        """Check the money and write the epoch down."""
+        self.bridge.check_money()
+        self.records.observe(self, settled, self.bridge.drain())
+
+    def finish(self) -> dict[str, Any]:
+        """Close the books: requests still under way, and those that come after the horizon."""
+        return {"beyond_horizon": self.engine.beyond_horizon()}

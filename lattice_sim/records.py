@@ -1,0 +1,1 @@
+from lattice_core.records import Records as Records

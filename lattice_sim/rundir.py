@@ -1,0 +1,225 @@
+"""A run and its directory: six tables, a manifest and a report, written whole or not at all.
+
+Two runs of one config write the same bytes, but for `timings` in the manifest.
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from lattice_core.chain.artifacts import artifact, contracts_hash, names
+from lattice_core.config import Config, ConfigError
+from lattice_core.journal import rules_hash
+from lattice_core.records import TABLES, Records
+from lattice_sim import metrics
+
+FORMAT = "lattice-run"
+VERSION = 1
+MANIFEST, REPORT, JOURNAL, DECISIONS = "manifest.json", "report.html", "journal.jsonl", "decisions.jsonl"
+
+COMPLETE, INTERRUPTED, FAILED = "complete", "interrupted", "failed"
+
+PACKAGES = ("lattice", "llvmlite", "matplotlib", "mesa", "numba", "numpy", "pandas", "py-evm", "pyarrow", "pydantic", "simpy")
+"""Packages whose version can change a result or a file."""
+
+_SCHEMAS = {
+    table: pa.schema([(column, pa.type_for_alias(kind)) for column, kind in columns.items()]) for table, columns in TABLES.items()
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind. The frames hold the columns of `records.TABLES`."""
+
+    manifest: dict[str, Any]
+    epochs: pd.DataFrame
+    nodes: pd.DataFrame
+    users: pd.DataFrame
+    requests: pd.DataFrame
+    transactions: pd.DataFrame
+    gas_measured: pd.DataFrame
+
+    @classmethod
+    def of(cls, config: Config, records: Records, status: str, reason: str = "", **more: Any) -> Self:
+        """The run of `config` that left `records`; `more` goes into the manifest."""
+        frames = {table: _frame(table, records) for table in TABLES}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": config.name,
+            "status": status,
+            "reason": reason,
+            "seed": config.seed,
+            "epochs": records.epochs,
+            "requests": {"arrived": records.arrived, "kept": len(frames["requests"]), "every": records.every, **more},
+            "digest": records.digest.hex(),
+            "config_sha256": config.sha256(),
+            "rules_sha256": rules_hash(),
+            "contracts_sha256": contracts_hash(),
+            "contracts": {name: artifact(name).deployed_sha256 for name in names()},
+            "engine": config.sim.engine,
+            "chain": config.chain.backend,
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "cpu": _cpu(),
+            "config": config.document(),
+        }
+        return cls(manifest, **frames)
+
+    @property
+    def status(self) -> str:
+        """`complete`, `interrupted` or `failed`; the manifest's `reason` says why."""
+        return str(self.manifest["status"])
+
+    def summary(self) -> dict[str, Any]:
+        """Every metric of docs/metrics.md."""
+        every = self.manifest["requests"]["every"]
+        return metrics.summary(self.epochs, self.nodes, self.requests, self.gas_measured, every)
+
+    def save(self, folder: str | Path, *, force: bool = False, timings: Mapping[str, float] | None = None) -> Path:
+        """Write the run directory. Raises ConfigError if `folder` exists, unless `force` replaces a run."""
+        with Draft(folder, force=force) as draft:
+            self.write(draft.path, timings)
+            return draft.publish()
+
+    def write(self, folder: Path, timings: Mapping[str, float] | None = None) -> None:
+        """Write the files of a run directory into a folder; each one is replaced whole."""
+        from lattice_sim.report import report
+
+        for table, schema in _SCHEMAS.items():
+            with _replaced(folder / f"{table}.parquet") as path:
+                rows = pa.Table.from_pandas(getattr(self, table), schema=schema, preserve_index=False)
+                parquet.write_table(
+                    rows.replace_schema_metadata(None),
+                    path,
+                    row_group_size=2**17,
+                    version="2.6",
+                    compression="zstd",
+                    compression_level=3,
+                    store_schema=False,
+                )
+        with _replaced(folder / REPORT) as path:
+            path.write_text(report(self), encoding="utf-8")
+        with _replaced(folder / MANIFEST) as path:  # last: a folder with a manifest is a whole run
+            manifest = {**self.manifest, "timings": dict(timings or {})}
+            path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run directory. Raises ConfigError if it is none."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = manifest["format"], manifest["version"]
+        if found != (FORMAT, VERSION):
+            raise ConfigError(f"{folder / MANIFEST}: format and version must be {FORMAT} {VERSION}, not {found[0]} {found[1]}")
+        return Run(manifest, **{table: parquet.read_table(folder / f"{table}.parquet").to_pandas() for table in TABLES})
+    except OSError as error:
+        raise ConfigError(f"{folder}: must be a run directory: {error.strerror} ({Path(error.filename or '').name})") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{folder / MANIFEST}: must be a run's manifest") from error
+
+
+class Draft:
+    """A folder in the making beside its place: `publish` moves it there, leaving the `with` block without that removes it."""
+
+    def __init__(self, folder: str | Path, *, force: bool = False) -> None:
+        """Raises ConfigError if `folder` exists; `force` allows one that is empty or a run."""
+        self.folder = Path(folder)
+        self.path = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
+        self._force = force
+        self._check()
+
+    def __enter__(self) -> Self:
+        try:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f"{self.folder}: cannot be written: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self) -> Path:
+        """Move the folder to its place, out of which an older run goes only now."""
+        self._check()
+        old = self.path.with_suffix(".old")
+        if self.folder.exists():
+            self.folder.rename(old)
+        try:
+            self.path.rename(self.folder)
+        except OSError:
+            if old.exists():
+                old.rename(self.folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return self.folder
+
+    def _check(self) -> None:
+        if not os.path.lexists(self.folder):
+            return
+        if not self._force:
+            raise ConfigError(f"{self.folder}: exists already; choose another folder or replace it with --force")
+        if not self.folder.is_dir() or self.folder.is_symlink() or not (_is_run(self.folder) or not any(self.folder.iterdir())):
+            raise ConfigError(f"{self.folder}: is not a run directory, so that --force does not replace it")
+
+
+def default_folder(config: Config) -> Path:
+    """`runs/<name>-<short hash of the config>`."""
+    return Path("runs") / f"{config.name}-{config.sha256()[:8]}"
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _frame(table: str, records: Records) -> pd.DataFrame:
+    """A table's frame, in just the types that reading it from its file would give."""
+    columns = [
+        pa.array(values if values.dtype == object else values.astype(field.type.to_pandas_dtype()), field.type)
+        for field, values in zip(_SCHEMAS[table], records.columns(table).values(), strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=_SCHEMAS[table]).to_pandas()
+
+
+class _replaced:
+    """`with _replaced(path) as new:` write `new`, which takes the place of `path` if nothing went wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._new = path, path.with_name(f".{path.name}.part")
+
+    def __enter__(self) -> Path:
+        return self._new
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._new.replace(self._path)
+        else:
+            self._new.unlink(missing_ok=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The processor's model, on which bit equality is promised."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

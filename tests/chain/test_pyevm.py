@@ -1,0 +1,177 @@
+"""The py-evm backend: deterministic, revertible, picklable, and to the gas what py-evm itself computes."""
+
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice_core.chain.abi import keccak
+from lattice_core.chain.contracts import Network
+from lattice_core.chain.port import Receipt, Reverted, Transaction
+from lattice_core.chain.pyevm import PyEvm
+from tests.chain.networks import Actors, actors, address, chunk, start
+
+ALICE, TARGET = address("alice"), address("target")
+
+
+def live_a_little(network: Network, who: Actors) -> list[Receipt]:
+    """A few transactions of each sort, one of which reverts."""
+    network.chain.advance_block(dt_s=12, n=3)
+    return [
+        network.users.register(who.stranger, [bytes(32)], [who.stranger]),
+        network.users.fund(who.holder, [0], [5_000]),
+        network.users.fund(who.stranger, [0], [5_000]),
+        network.tokenomics.settle(who.oracle, chunk({0: (3_000, 0), 1: (1, 0)}, {0: (3_001, 0)})),
+        network.tokenomics.claim(who.stranger, 0),
+    ]
+
+
+def test_two_runs_of_one_history_are_identical() -> None:
+    (one, who), (other, _) = start(nodes=1), start(nodes=1)
+    assert live_a_little(one, who) == live_a_little(other, who)
+    assert one.chain.digest() == other.chain.digest()
+    assert one.chain.block() == other.chain.block()
+    one.chain.advance_block(dt_s=1)
+    assert one.chain.digest() != other.chain.digest()
+
+
+def test_a_snapshot_returns_any_number_of_times_to_the_same_state() -> None:
+    network, who = start(nodes=1)
+    chain = network.chain
+    before, snapshot = chain.digest(), chain.snapshot()
+    histories = []
+    for _ in range(2):
+        histories.append((live_a_little(network, who), chain.digest()))
+        chain.revert(snapshot)
+        assert chain.digest() == before
+    assert histories[0] == histories[1]
+
+
+def test_a_pickled_chain_lives_on_as_the_original_does() -> None:
+    network, who = start(nodes=1)
+    copy = Network(pickle.loads(pickle.dumps(network.chain)), network.book.address)
+    assert live_a_little(network, who) == live_a_little(copy, who)
+    assert network.chain.digest() == copy.chain.digest()
+
+
+def test_time_and_blocks_move_only_when_told_to() -> None:
+    chain = PyEvm(genesis_s=1_000)
+    clock = chain.deploy(ALICE, bytes.fromhex("66425f5260205ff35f5260076019f3")).contract  # returns block.timestamp
+    assert clock is not None
+    chain.transact(Transaction(ALICE, TARGET))
+    assert (chain.block().number, int.from_bytes(chain.call(clock, b""))) == (1, 1_000)
+    chain.advance_block(dt_s=60, n=2)
+    assert (chain.block().number, int.from_bytes(chain.call(clock, b""))) == (3, 1_120)
+
+
+def test_ether_moves_and_counts() -> None:
+    chain = PyEvm()
+    chain.fund(ALICE, 10)
+    assert chain.transact(Transaction(ALICE, TARGET, value_wei=4)).gas_used == 21_000
+    assert (chain.balance(ALICE), chain.balance(TARGET), chain.nonce(ALICE)) == (6, 4, 1)
+
+
+def test_a_call_leaves_no_trace() -> None:
+    network, who = start()
+    before = network.chain.digest()
+    data = network.users.abi.encode_call("register", [bytes(32)], [who.owner])
+    assert int.from_bytes(network.chain.call(network.users.address, data, who.owner)) == 0
+    with pytest.raises(Reverted):
+        network.chain.call(network.users.address, network.users.abi.encode_call("register", [bytes(32)], []), who.owner)
+    assert network.chain.digest() == before
+
+
+def test_calldata_costs_at_least_its_floor() -> None:
+    chain = PyEvm()
+    assert chain.transact(Transaction(ALICE, TARGET, data=bytes(1_000))).gas_used == 21_000 + 10 * 1_000
+    assert chain.transact(Transaction(ALICE, TARGET, data=b"\x01" * 1_000)).gas_used == 21_000 + 40 * 1_000
+
+
+def stock() -> PyEvm:
+    """The same driver over py-evm's own opcodes and tries: the yardstick."""
+    from eth.constants import BLANK_ROOT_HASH
+    from eth.db.atomic import AtomicDB
+    from eth.vm.forks.prague.state import PragueState
+
+    class Stock(PyEvm):
+        def _enter(self, block: Any, ancestors: Any) -> None:
+            super()._enter(block, ancestors)
+            self._state = vars(self).get("tries") or PragueState(AtomicDB(), self._context(), BLANK_ROOT_HASH)
+            self._state.execution_context = self._context()
+            self.tries = self._state
+
+    return Stock()
+
+
+OPCODES = [
+    *(0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08, 0x0A, 0x0B, 0x10, 0x11, 0x12, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A),
+    *(0x1B, 0x1C, 0x1D, 0x20, 0x30, 0x31, 0x33, 0x35, 0x36, 0x37, 0x3B, 0x3D, 0x3F, 0x42, 0x50, 0x51, 0x52, 0x53),
+    *(0x54, 0x55, 0x58, 0x59, 0x5A, 0x5B, 0x5C, 0x5D, 0x5E, 0x5F, 0x80, 0x81, 0x82, 0x8F, 0x90, 0x91, 0x9F),
+    *(0xA0, 0xA1, 0xF0, 0xF1, 0xF4, 0xF5, 0xFA),
+]
+ENDINGS = [0x56, 0x57, 0xF3, 0xFD, 0xFE, 0xFF]
+JUMPS = [bytes.fromhex("58600501565b"), bytes.fromhex("586007015760005b")]  # always, or perhaps, to the JUMPDEST at the end
+SMALL = st.integers(0, 64).map(lambda value: bytes([0x60, value]))
+PUSHES = st.one_of(
+    *[SMALL] * 6,
+    st.binary(min_size=32, max_size=32).map(lambda word: b"\x7f" + word),
+    st.just(b"\x73" + TARGET),
+)
+STEPS = st.tuples(
+    st.lists(PUSHES, max_size=3).map(b"".join),
+    st.one_of(st.sampled_from([bytes([code]) for code in OPCODES]), st.sampled_from(JUMPS)),
+).map(b"".join)
+PROGRAMS = st.tuples(
+    st.lists(PUSHES, min_size=7, max_size=20).map(b"".join),
+    st.lists(STEPS, min_size=5, max_size=40).map(b"".join),
+    st.sampled_from([bytes([code]) for code in ENDINGS]),
+).map(b"".join)
+
+
+@pytest.mark.filterwarnings("ignore:SELFDESTRUCT")
+@given(st.lists(PROGRAMS, min_size=2, max_size=2), st.binary(max_size=40), st.sampled_from([60_000, 2**24]))
+def test_any_program_runs_as_on_py_evm_itself_to_the_gas(programs: list[bytes], data: bytes, gas: int) -> None:
+    outcomes = []
+    for chain in (PyEvm(), stock()):
+        for target, program in zip((TARGET, address("other")), programs, strict=True):
+            chain._state.set_code(target, program)
+        chain._state.delta_balance(TARGET, 5)
+        chain._state.lock_changes()
+        receipts = [chain.transact(Transaction(ALICE, to, data, gas=gas)) for to in (TARGET, address("other"), TARGET)]
+        state = chain._state
+        slots = [state.get_storage(where, slot) for where in (TARGET, address("other")) for slot in range(70)]
+        accounts = [(state.get_balance(where), state.get_nonce(where), state.get_code(where)) for where in (ALICE, TARGET)]
+        outcomes.append((receipts, slots, accounts))
+    assert outcomes[0] == outcomes[1]
+
+
+EDGES = (0, 1, 2, 31, 32, 255, 256, 257, 2**255, 2**256 - 1)
+
+
+@pytest.mark.parametrize("opcode", [0x01, 0x02, 0x03, 0x04, 0x10, 0x11, 0x14, 0x15, 0x16, 0x17, 0x19, 0x1B, 0x1C, 0x35, 0x51])
+def test_an_opcode_agrees_with_py_evm_at_the_edges_of_its_operands(opcode: int) -> None:
+    for left in EDGES[: 8 if opcode == 0x51 else None]:
+        pushes = b"".join(b"\x7f" + right.to_bytes(32) + b"\x7f" + left.to_bytes(32) + bytes([opcode]) for right in EDGES)
+        stores = b"".join(bytes([0x60, 32 * i, 0x52]) for i in range(8))
+        program = pushes + stores[:24] + bytes.fromhex("6101005ff3")
+        receipts = []
+        for chain in (PyEvm(), stock()):
+            chain._state.set_code(TARGET, program)
+            receipts.append(chain.transact(Transaction(ALICE, TARGET, bytes(range(1, 200)))))
+        assert receipts[0] == receipts[1]
+        assert receipts[0].ok
+
+
+def test_a_network_lives_as_on_py_evm_itself_to_the_gas(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, who = start(nodes=1)
+    receipts = live_a_little(network, who)
+    monkeypatch.setattr("tests.chain.networks.PyEvm", stock)
+    yardstick, _ = start(nodes=1)
+    assert live_a_little(yardstick, actors(PyEvm())) == receipts
+    assert [receipt.ok for receipt in receipts] == [True, True, False, True, True]
+
+
+def test_keccak_is_ethereums() -> None:
+    assert keccak(b"").hex().startswith("c5d2460186f7233c")

@@ -1,0 +1,170 @@
+"""What must hold of a kernel's tables after every event, as plain sums over copies of them."""
+
+from collections import Counter
+from typing import Any
+
+from lattice_core.nexus import Nexus
+from lattice_core.state import CLOSED, FREE, HELD, NONE, OPEN, RUNNING, UP
+from lattice_core.state import TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION
+
+
+def money(nexus: Nexus) -> None:
+    """INV-1 inside the kernel: every nanoLAI that came in is in exactly one place, and no place holds less than nothing."""
+    accounts, requests, legs, nodes = (nexus.table(name) for name in ("accounts", "requests", "legs", "nodes"))
+    open_requests, open_legs = requests[requests["state"] != FREE], legs[legs["id"] != 0]
+    for name in accounts.dtype.names or ():
+        if name.endswith("_nlai"):
+            assert (accounts[name] >= 0).all(), name
+    for faucet, came_in in (("", "deposited_nlai"), ("faucet_", "granted_nlai")):
+        places = [f"{faucet}{place}_nlai" for place in ("free", "held", "debit", "unsettled", "spent")]
+        assert (accounts[came_in] == sum(accounts[place] for place in places)).all(), came_in
+        held = sums(accounts, None, f"{faucet}held_nlai")
+        assert held == sums(open_requests, "account", f"hold_{faucet}nlai"), "what accounts hold is what requests have reserved"
+
+    roots = {row: row if request["parent"] == NONE else int(request["parent"]) for row, request in enumerate(requests)}
+    reserved: Counter[int] = Counter()
+    for leg in open_legs:
+        reserved[roots[int(leg["request"])]] += int(leg["reserved_nlai"])
+    for row, request in enumerate(requests):
+        if request["state"] != FREE:
+            assert request["committed_nlai"] == reserved[row], "a root's commitment is what its open legs have reserved"
+            assert request["hold_nlai"] + request["hold_faucet_nlai"] >= request["committed_nlai"]
+            assert min(request["hold_nlai"], request["hold_faucet_nlai"], request["charged_nlai"]) >= 0
+
+    users, chunks = int(nexus.table("params")[0]["chunk_users"]), len(nexus.table("chunks"))
+    gross = nexus.table("gross").reshape(chunks, len(nodes)) if chunks else nexus.table("gross")[:0].reshape(0, len(nodes))
+    for chunk in range(chunks):
+        members = accounts[chunk * users : (chunk + 1) * users]
+        for debit, owed in (("debit_nlai", "nlai"), ("unsettled_nlai", "unsettled_nlai")):
+            for faucet in ("", "faucet_"):
+                assert members[faucet + debit].sum() == gross[chunk][faucet + owed].sum(), (chunk, faucet + owed)
+        assert nexus.table("chunks")[chunk]["pending"] or members["unsettled_nlai"].sum() == 0
+    for name in gross.dtype.names or ():
+        assert (gross[name] >= 0).all(), name
+
+    # What a chain that skipped some debits paid in all is less than what the others were debited by its rounding only.
+    still_owed = sum(gross[name].sum(axis=0) for name in gross.dtype.names or ())
+    rounded = nodes["gross_nlai"] - nodes["settled_nlai"] - nodes["settled_faucet_nlai"] - still_owed
+    assert (rounded >= 0).all()
+    spent = accounts["spent_nlai"].sum() + accounts["faucet_spent_nlai"].sum()
+    assert rounded.sum() == spent - nodes["settled_nlai"].sum() - nodes["settled_faucet_nlai"].sum()
+
+
+def requests(nexus: Nexus) -> None:
+    """INV-2: whatever arrived has ended in one way or is in flight: in all, for each account and for each node."""
+    clock, accounts, nodes = nexus.table("clock")[0], nexus.table("accounts"), nexus.table("nodes")
+    rows, legs = nexus.table("requests"), nexus.table("legs")
+    open_requests, open_legs = rows[rows["state"] != FREE], legs[legs["id"] != 0]
+    for name in ("arrived", "completed", "failed", "rejected", "in_flight"):
+        assert clock[name] == accounts[name].sum(), name
+    assert (
+        accounts["arrived"] == accounts["completed"] + accounts["failed"] + accounts["rejected"] + accounts["in_flight"]
+    ).all()
+    assert accounts["in_flight"].tolist() == count(open_requests["account"], len(accounts))
+    assert (nodes["legs"] == nodes["legs_done"] + nodes["legs_lost"] + nodes["legs_cancelled"] + nodes["in_flight"]).all()
+    serving = nexus.table("offers")["node"][open_legs["offer"]] if len(open_legs) else open_legs["offer"]
+    assert nodes["in_flight"].tolist() == count(serving, len(nodes))
+
+
+def times(nexus: Nexus) -> None:
+    """INV-3: nothing has happened before what caused it, nor after now."""
+    now_ns = nexus.count("now_ns")
+    requests, legs = nexus.table("requests"), nexus.table("legs")
+    for request in requests[requests["state"] == RUNNING]:
+        assert request["arrival_ns"] <= request["sent_ns"] <= now_ns
+    for leg in legs[legs["id"] != 0]:
+        request = requests[leg["request"]]
+        assert request["arrival_ns"] <= leg["sent_ns"] <= now_ns
+        assert leg["first_token_ns"] == 0 or leg["sent_ns"] <= leg["first_token_ns"] <= now_ns
+
+
+def tables(nexus: Nexus) -> None:
+    """Free lists, the tree of requests, the timers' heap and the groups' members are whole."""
+    clock, requests, legs = nexus.table("clock")[0], nexus.table("requests"), nexus.table("legs")
+    assert free_rows(requests, int(clock["free_request"])) == set((requests["state"] == FREE).nonzero()[0].tolist())
+    assert free_rows(legs, int(clock["free_leg"])) == set((legs["id"] == 0).nonzero()[0].tolist())
+    for row, request in enumerate(requests):
+        if request["state"] == FREE:
+            continue
+        assert (request["state"] == HELD) == (request["leg"] == NONE)
+        if request["leg"] != NONE:
+            assert legs[request["leg"]]["request"] == row
+        children, child = [], int(request["child"])
+        while child != NONE:
+            children.append(child)
+            assert requests[child]["state"] != FREE
+            assert requests[child]["parent"] == row
+            child = int(requests[child]["sibling"])
+        assert len(children) == (requests["parent"][requests["state"] != FREE] == row).sum()
+    heap(nexus)
+    members(nexus)
+
+
+def heap(nexus: Nexus) -> None:
+    """No timer stands before its parent in the heap, and the first still means something."""
+    timers = nexus.table("timers")[: nexus.count("timers")]
+    keys = [tuple(timer) for timer in timers.tolist()]
+    assert all(keys[(i - 1) // 2] <= keys[i] for i in range(1, len(keys)))
+    if keys:
+        _, kind, row, tag = keys[0]
+        nodes = nexus.table("nodes")
+        if kind in (TIMER_DEADLINE, TIMER_RESERVATION):
+            assert nexus.table("requests")[row]["id"] == tag
+        elif kind == TIMER_BREAKER:
+            assert nodes[row]["breaker"] == OPEN
+        else:
+            assert nodes[row]["probe_serial"] == tag
+    requests = nexus.table("requests")
+    waiting = {tag for _, kind, _, tag in keys if kind in (TIMER_DEADLINE, TIMER_RESERVATION)}
+    assert set(requests["id"][requests["state"] != FREE].tolist()) <= waiting, "each open request will end some day"
+
+
+def members(nexus: Nexus) -> None:
+    """A group's active places hold the offers of nodes that are up, its rare ones those of them with few results."""
+    params, offers, nodes = nexus.table("params")[0], nexus.table("offers")[: nexus.count("offers")], nexus.table("nodes")
+    places = nexus.table("members")
+    for g, group in enumerate(nexus.table("groups")):
+        mine = [i for i, offer in enumerate(offers) if offer["group"] == g]
+        up = {i for i in mine if nodes[offers[i]["node"]]["status"] == UP}
+        row = places[group["start"] : group["start"] + group["capacity"]]
+        active, rare = row["active"][: group["active"]].tolist(), row["rare"][: group["rare"]].tolist()
+        assert group["size"] == len(mine) <= max(group["capacity"], 0)
+        assert sorted(active) == sorted(up)
+        assert set(rare) == {i for i in up if offers[i]["results"] < params["under_observed"]}
+        assert all(offers[i]["position"] == at for at, i in enumerate(active))
+        assert all(offers[i]["rare_position"] == at for at, i in enumerate(rare))
+    for node in nodes:
+        assert (node["breaker"] == CLOSED) or node["key"] != 0
+
+
+def everything(nexus: Nexus) -> None:
+    money(nexus)
+    requests(nexus)
+    times(nexus)
+    tables(nexus)
+
+
+def sums(rows: Any, by: str | None, value: str) -> dict[int, int]:
+    """The sum of a column by another one, or by the row itself; zeros left out."""
+    total: Counter[int] = Counter()
+    for row, (key, amount) in enumerate(zip(rows[by or value].tolist(), rows[value].tolist(), strict=True)):
+        total[row if by is None else key] += amount
+    return {key: amount for key, amount in total.items() if amount}
+
+
+def count(rows: Any, length: int) -> list[int]:
+    """How often each index below `length` occurs."""
+    found = Counter(rows.tolist())
+    return [found[i] for i in range(length)]
+
+
+def free_rows(rows: Any, first: int) -> set[int]:
+    """The rows of a free list, each once."""
+    following, at = rows["next_free"].tolist(), first
+    found: list[int] = []
+    while at != NONE:
+        found.append(at)
+        at = following[at]
+        assert len(found) <= len(following)
+    assert len(set(found)) == len(found)
+    return set(found)

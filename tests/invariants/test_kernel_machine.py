@@ -1,0 +1,387 @@
+"""A machine that does to the kernel whatever a driver, a chain, a node or an enemy might: it never raises and loses no nanoLAI.
+
+Beside the kernel stands a model of it: which requests are open, which legs, and what each must cost. After every step the tables
+are checked (INV-1, 2, 3, the lists and heaps), with each command INV-3, 11 and 13; at the end INV-5 and 7.
+"""
+
+import pickle
+from dataclasses import dataclass, field
+from functools import cache
+from math import inf, nan
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from lattice_core.config import Config
+from lattice_core.events import (
+    AccountOpened,
+    Arrive,
+    Audited,
+    BatchConfirmed,
+    BatchFailed,
+    Bonded,
+    Cancel,
+    CancelRequest,
+    CloseEpoch,
+    Complete,
+    Deposited,
+    Dispatch,
+    Event,
+    Fail,
+    FaucetGranted,
+    FirstToken,
+    NodeDown,
+    NodeRegistered,
+    NodeUp,
+    OfferPosted,
+    Probe,
+    Probed,
+    Proceed,
+    Progress,
+    Status,
+    Submit,
+    Tick,
+)
+from lattice_core.journal import read
+from lattice_core.nexus import Nexus
+from lattice_core.state import CLUSTER, COMPLETED, FREE, LOCAL, OUTCOMES, PUBLIC, REASONS, REJECTED, UP
+from lattice_core.units import MAX_SUPPLY_NLAI, NANO, PPM
+from tests.invariants import checks
+from tests.invariants.town import config
+
+LEAST, MOST = -(2**63), 2**63 - 1
+ANY = st.one_of(st.integers(-2, 9), st.sampled_from([LEAST, -(2**31), 2**31, 2**32, 2**40, MOST]), st.integers(LEAST, MOST))
+FEW = st.integers(0, 5)
+PICK = st.integers(0, 10_000)
+TOKENS = st.sampled_from([1, 16, 100, 400])
+CAPS_NLAI = st.sampled_from([0, 0, 50_000, 300_000, 2_000_000])
+
+
+@cache
+def town(policy: str) -> Config:
+    """A town on edge: breakers open at two failures, batches hold two users, timers are short."""
+    return config(
+        {
+            "routing.policy": policy,
+            "routing.breaker": {"failures": 2, "open": "5s", "successes": 2, "max_ejected": 0.5},
+            "routing.reservation": "2m",
+            "routing.under_observed": 3,
+            "routing.explore": 0.5,
+            "reputation.audit_rate": 0.5,
+            "reputation.probe_interval": "30s",
+            "chain.chunk_users": 2,
+        }
+    )
+
+
+@dataclass
+class Leg:
+    request: int
+    node: int
+    offer: int
+    receipted_tok: int = 0
+
+
+@dataclass
+class Request:
+    arrive: Arrive
+    prompt_tok: int
+    arrival_ns: int
+    held: bool
+    leg: int = 0
+    charged_nlai: int = 0
+    children: list[int] = field(default_factory=list)
+
+
+class Kernel(RuleBasedStateMachine):
+    nexus: Nexus
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t_ns = 0
+        self.journal: list[str] = []
+        self.decisions: list[str] = []
+        self.open: dict[int, Request] = {}
+        self.legs: dict[int, Leg] = {}
+        self.known_legs: list[int] = [0]
+        self.probes: list[tuple[int, int]] = [(0, 0)]
+        self.batches: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
+        self.last_id = 0
+        self.middle: bytes | None = None
+
+    # --- what happens ---
+
+    @initialize(policy=st.sampled_from(["score_sampled", "power_of_two", "random"]))
+    def a_small_town(self, policy: str) -> None:
+        self.nexus = Nexus(town(policy), self.journal.append, self.decisions.append)
+        for account, cluster in enumerate((0, 0, 1)):
+            self.do(AccountOpened(0, account, 100 + account, cluster))
+            self.do(Deposited(0, account, 3_000_000))
+        self.do(FaucetGranted(0, 0, 400_000))
+        for node, (kind, cluster, owner) in enumerate(((0, 0, 1), (0, 0, -1), (0, 1, 2), (1, 0, -1))):
+            self.do(NodeRegistered(0, node, 200 + node, kind, cluster, owner, 1 + node % 2, 1))
+            self.do(OfferPosted(0, node, kind, 200 * NANO // 1000, NANO + node))
+            self.do(Bonded(0, node, 200 * NANO))
+            self.do(NodeUp(0, node))
+
+    @rule(seconds=st.sampled_from([0.0, 1e-9, 0.5, 7.0, 40.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.t_ns += int(seconds * NANO)
+
+    @rule(offset=st.sampled_from([-1, 0, 1]))
+    def a_timer_is_due(self, offset: int) -> None:
+        if (next_ns := self.nexus.next_timer_ns()) is not None:
+            self.t_ns = max(self.t_ns, next_ns + offset)
+            self.do(Tick(self.t_ns))
+
+    @rule(late_ns=st.sampled_from([0, 1, 10 * NANO]))
+    def the_clock_ticks_late(self, late_ns: int) -> None:
+        self.do(Tick(self.t_ns - late_ns))
+
+    @rule(
+        account=st.integers(0, 2), model=st.integers(0, 1), prompt=TOKENS, most=TOKENS, cap=CAPS_NLAI, wait_s=st.sampled_from([0, 0, 1, 60]),
+        privacy=st.sampled_from([PUBLIC, PUBLIC, CLUSTER, LOCAL]), held=st.booleans(), parent=st.one_of(st.just(-1), PICK),
+    )  # fmt: skip
+    def a_request_arrives(
+        self, account: int, model: int, prompt: int, most: int, cap: int, wait_s: int, privacy: int, held: bool, parent: int
+    ) -> None:
+        roots = [id for id, request in self.open.items() if not request.arrive.parent]
+        above = roots[parent % len(roots)] if roots and parent >= 0 else 0
+        self.do(
+            Arrive(
+                self.t_ns,
+                self.last_id + 1,
+                self.open[above].arrive.account if above else account,
+                model,
+                prompt,
+                most,
+                kind=model,
+                max_fee_nlai=cap,
+                deadline_ns=self.t_ns + wait_s * NANO if wait_s else 0,
+                privacy=privacy,
+                cluster=int(privacy != PUBLIC and account == 2),
+                parent=above,
+                held=held and not above,
+            )
+        )
+
+    @rule(data=st.data())
+    def a_wild_request_arrives(self, data: st.DataObject) -> None:
+        fields = {name: data.draw(st.one_of(FEW, ANY)) for name in Arrive._fields if name not in ("t_ns", "request", "held")}
+        request = data.draw(st.one_of(st.just(self.last_id + 1), st.integers(-1, self.last_id + 3)))
+        self.do(Arrive(self.t_ns, request, held=data.draw(st.booleans()), **fields))
+
+    @rule(pick=PICK, prompt=st.one_of(TOKENS, ANY))
+    def a_held_request_proceeds(self, pick: int, prompt: int) -> None:
+        held = [id for id, request in self.open.items() if request.held] or [self.last_id]
+        self.do(Proceed(self.t_ns, held[pick % len(held)], prompt))
+
+    @rule(pick=PICK)
+    def a_first_token(self, pick: int) -> None:
+        self.do(FirstToken(self.t_ns, self.a_leg(pick)))
+
+    @rule(pick=PICK, tokens=st.one_of(TOKENS, ANY))
+    def progress(self, pick: int, tokens: int) -> None:
+        self.do(Progress(self.t_ns, self.a_leg(pick), tokens))
+
+    @rule(pick=PICK, tokens=st.one_of(TOKENS, ANY))
+    def an_answer_is_complete(self, pick: int, tokens: int) -> None:
+        self.do(Complete(self.t_ns, self.a_leg(pick), tokens))
+
+    @rule(pick=PICK, why=st.one_of(st.integers(19, 24), ANY))
+    def a_leg_fails(self, pick: int, why: int) -> None:
+        self.do(Fail(self.t_ns, self.a_leg(pick), why))
+
+    @rule(pick=PICK)
+    def a_client_leaves(self, pick: int) -> None:
+        ids = [*self.open, self.last_id]
+        self.do(CancelRequest(self.t_ns, ids[pick % len(ids)]))
+
+    @rule(pick=PICK, ok=st.booleans())
+    def a_probe_is_answered(self, pick: int, ok: bool) -> None:
+        self.do(Probed(self.t_ns, *self.probes[-1 - pick % min(3, len(self.probes))], ok))
+
+    @rule(offer=st.one_of(FEW, ANY), passed=st.booleans(), weight=st.sampled_from([1.0, 0.0, -1.0, 1e-9, 1e300, nan, inf, -inf]))
+    def an_audit(self, offer: int, passed: bool, weight: float) -> None:
+        self.do(Audited(self.t_ns, offer, passed, weight))
+
+    @rule(node=FEW, up=st.booleans())
+    def a_node_comes_or_goes(self, node: int, up: bool) -> None:
+        self.do(NodeUp(self.t_ns, node) if up else NodeDown(self.t_ns, node))
+
+    @rule(node=FEW, model=st.integers(0, 1), slots=st.one_of(FEW, ANY), room=st.one_of(FEW, ANY), owner=st.one_of(FEW, ANY))
+    def a_node_registers(self, node: int, model: int, slots: int, room: int, owner: int) -> None:
+        self.do(NodeRegistered(self.t_ns, node, 200 + node, model, 0, owner, slots, room))
+        self.do(OfferPosted(self.t_ns, node, model, NANO, NANO))
+
+    @rule(account=st.integers(0, 4), nlai=st.sampled_from([1, 500_000, 5_000_000]), faucet=st.booleans())
+    def credit(self, account: int, nlai: int, faucet: bool) -> None:
+        self.do(FaucetGranted(self.t_ns, account, nlai) if faucet else Deposited(self.t_ns, account, nlai))
+
+    @rule(wrong=st.sampled_from([0, 0, 0, 1, -1]))
+    def an_epoch_ends(self, wrong: int) -> None:
+        self.do(CloseEpoch(self.t_ns, self.nexus.count("epoch") + wrong))
+
+    @rule(pick=PICK, skipped=st.lists(st.integers(0, 5), max_size=3))
+    def a_batch_is_confirmed(self, pick: int, skipped: list[int]) -> None:
+        epoch, chunk, users = self.batches[-1 - pick % min(4, len(self.batches))]
+        self.do(BatchConfirmed(self.t_ns, epoch, chunk, (*skipped, *users[: pick % 2])))
+
+    @rule(pick=PICK)
+    def a_batch_fails(self, pick: int) -> None:
+        epoch, chunk, _ = self.batches[-1 - pick % min(4, len(self.batches))]
+        self.do(BatchFailed(self.t_ns, epoch, chunk))
+
+    @rule(data=st.data())
+    def a_wild_event(self, data: st.DataObject) -> None:
+        kind = data.draw(
+            st.sampled_from(
+                [BatchConfirmed, BatchFailed, Bonded, CancelRequest, CloseEpoch, Complete, Deposited, Fail, FaucetGranted, FirstToken,
+                 NodeDown, NodeUp, OfferPosted, Probed, Proceed, Progress]
+            )
+        )  # fmt: skip
+        wild: dict[str, Any] = {name: data.draw(ANY) for name in kind._fields if name not in ("t_ns", "skipped", "ok")}
+        if "skipped" in kind._fields:
+            wild["skipped"] = tuple(data.draw(st.lists(ANY, max_size=3)))
+        if "ok" in kind._fields:
+            wild["ok"] = data.draw(st.booleans())
+        if kind in (Deposited, FaucetGranted) and not 0 < wild["nlai"] < MAX_SUPPLY_NLAI // 100:
+            wild["account"] = -1  # as much LAI as that does not exist
+        if kind is OfferPosted and wild["node"] in range(6):
+            wild["price_out"] = MOST
+        self.do(kind(t_ns=self.t_ns, **wild))
+
+    @rule(number=st.one_of(st.integers(-3, -1), st.sampled_from([10_000_000, MOST, LEAST])), cluster=st.integers(-1, 3))
+    def an_impossible_index(self, number: int, cluster: int) -> None:
+        self.do(AccountOpened(self.t_ns, number, 1, 0))
+        self.do(AccountOpened(self.t_ns, 3, 1, cluster))
+        self.do(NodeRegistered(self.t_ns, number, 1, 0, 0, -1, 1, 1))
+        self.do(OfferPosted(self.t_ns, number, 0, 1, 1))
+
+    @precondition(lambda self: self.middle is None and len(self.journal) > 30)
+    @rule()
+    def the_kernel_is_put_away_and_taken_out_again(self) -> None:
+        self.middle = pickle.dumps(self.nexus)
+        self.events_before = len(self.journal)
+        self.decisions_before = len(self.decisions)
+
+    # --- what must follow ---
+
+    def a_leg(self, pick: int) -> int:
+        """An open leg, one time in four any that ever was."""
+        legs = list(self.legs) if self.legs and pick % 4 else self.known_legs
+        return legs[pick // 4 % len(legs)]
+
+    def do(self, event: Event) -> None:
+        before_ns = self.nexus.count("now_ns")
+        commands = self.nexus.handle(event)
+        assert self.nexus.count("now_ns") == max(before_ns, event.t_ns), "INV-3: time never decreases"
+        match event:
+            case Arrive() if event.request > self.last_id:
+                self.last_id = event.request
+                if 0 <= event.account < len(accounts := self.nexus.table("accounts")) and accounts[event.account]["known"]:
+                    self.open[event.request] = Request(event, event.prompt_tok, self.nexus.count("now_ns"), event.held)
+                    if event.parent in self.open:
+                        self.open[event.parent].children.append(event.request)
+            case Progress(leg=leg) if leg in self.legs:
+                self.receipt(leg, event.upto_tok)
+            case Complete(leg=leg) if leg in self.legs:
+                self.receipt(leg, event.output_tok)
+            case Proceed(request=id) if id in self.open and self.open[id].held:
+                self.open[id].held = False
+                self.open[id].prompt_tok = event.prompt_tok
+        for command in commands:
+            match command:
+                case Dispatch():
+                    self.dispatched(command)
+                case Status():
+                    self.ended(command)
+                case Cancel():
+                    assert self.legs[command.leg].node == command.node
+                case Probe():
+                    self.probes.append((command.node, command.serial))
+                    assert self.nexus.table("nodes")[command.node]["status"] == UP
+                case Submit(batch=batch):
+                    self.batches.append((batch.epoch, batch.chunk, tuple(batch.users.tolist())))
+                    debits, grosses = batch.totals()
+                    assert debits == grosses
+
+    def receipt(self, leg: int, upto_tok: int) -> None:
+        most = self.open[self.legs[leg].request].arrive.max_tok
+        self.legs[leg].receipted_tok = max(self.legs[leg].receipted_tok, min(upto_tok, most))
+
+    def fee_nlai(self, offer: int, prompt_tok: int, output_tok: int) -> int:
+        prices = self.nexus.table("offers")[offer]
+        exact = int(prices["price_in"]) * prompt_tok + int(prices["price_out"]) * output_tok
+        return -(-exact // PPM)
+
+    def dispatched(self, sent: Dispatch) -> None:
+        request = self.open[sent.request]
+        self.close_leg(request)
+        node = self.nexus.table("nodes")[sent.node]
+        account = self.nexus.table("accounts")[request.arrive.account]
+        private = request.arrive.privacy != PUBLIC
+        assert node["cluster"] == (account["cluster"] if private else 0), "INV-13: what is private stays in its cluster"
+        assert request.arrive.privacy != LOCAL or node["owner"] == request.arrive.account, "INV-13: what is local stays at home"
+        assert sent.quote_nlai == self.fee_nlai(sent.offer, request.prompt_tok, request.arrive.max_tok)
+        request.leg = sent.leg
+        self.legs[sent.leg] = Leg(sent.request, sent.node, sent.offer)
+        self.known_legs.append(sent.leg)
+
+    def close_leg(self, request: Request) -> None:
+        """What the request's leg must have cost: receipted tokens at the offer's price."""
+        if request.leg:
+            leg = self.legs.pop(request.leg)
+            fee_nlai = self.fee_nlai(leg.offer, request.prompt_tok, leg.receipted_tok) if leg.receipted_tok else 0
+            request.leg = 0
+            request.charged_nlai += fee_nlai
+            if request.arrive.parent:
+                self.open[request.arrive.parent].charged_nlai += fee_nlai
+
+    def ended(self, status: Status) -> None:
+        assert OUTCOMES[status.outcome]
+        assert (status.outcome == COMPLETED) == (REASONS[status.reason] == ""), "INV-13: whoever is not served is told why"
+        if status.request not in self.open:
+            assert REASONS[status.reason] == "unknown_account"
+            return
+        self.close_leg(self.open[status.request])
+        request = self.open.pop(status.request)
+        assert not any(child in self.open for child in request.children)
+        assert status.fee_nlai == request.charged_nlai, "INV-11: receipted tokens and nothing else"
+        assert status.outcome != REJECTED or status.fee_nlai == 0
+        if cap := request.arrive.max_fee_nlai:
+            assert status.fee_nlai <= cap, "INV-11: never more than the cap"
+        times_ns = [request.arrival_ns, status.sent_ns, status.first_token_ns, self.nexus.count("now_ns")]
+        known_ns = [t_ns for t_ns in times_ns if t_ns or t_ns == request.arrival_ns]
+        assert known_ns == sorted(known_ns), "INV-3: arrival, dispatch, first token, end"
+
+    @invariant()
+    def every_table_is_whole(self) -> None:
+        if not hasattr(self, "nexus"):
+            return
+        checks.everything(self.nexus)
+        requests, legs = self.nexus.table("requests"), self.nexus.table("legs")
+        assert set(requests["id"][requests["state"] != FREE].tolist()) == set(self.open)
+        assert set(legs["id"][legs["id"] != 0].tolist()) == set(self.legs)
+
+    def teardown(self) -> None:
+        """INV-5, INV-7: the journal alone gives the same decisions and digest, and so does a kernel that was pickled on the way."""
+        if not hasattr(self, "nexus"):
+            return
+        _, events = read(self.journal, "journal")
+        history = list(events)
+        decisions: list[str] = []
+        again = Nexus(self.nexus.config, decisions=decisions.append)
+        for event in history:
+            again.handle(event)
+        assert again.digest() == self.nexus.digest()
+        assert decisions == self.decisions
+        if self.middle is not None:
+            thawed: Nexus = pickle.loads(self.middle)
+            for event in history[self.events_before - 1 :]:
+                thawed.handle(event)
+            assert thawed.digest() == self.nexus.digest()
+
+
+TestKernel = Kernel.TestCase
