@@ -61,6 +61,7 @@ from lattice_core.state import (
     WEIGHTS,
     Rows,
     State,
+    lacks_room,
 )
 from lattice_core.streams import entity_key
 from lattice_core.timers import next_timer_ns
@@ -106,13 +107,11 @@ class Nexus:
 
     def handle(self, event: Event) -> Sequence[Command]:
         """Take one event and say what is to be done. Total: whatever does not fit is counted in `ignored` and changes nothing."""
-        clock = self._state.clock[0]
-        if event.t_ns < clock["now_ns"]:
-            event = event._replace(t_ns=int(clock["now_ns"]))
         if self._journal is not None:
-            self._journal(event_line(event))
+            now_ns = self.count("now_ns")
+            self._journal(event_line(event if event.t_ns >= now_ns else event._replace(t_ns=now_ns)))
         self._events += 1
-        if clock["timers"] + 8 > len(self._state.timers) or clock["free_request"] == NONE or clock["free_leg"] == NONE:
+        if lacks_room(self._state.handle):
             self._state.make_request_room()
         count = _RULES[type(event)](self, event)
         commands = self._commands(count) if count else ()

@@ -1,7 +1,7 @@
 """What a run leaves behind, as rows: filled by a driver while it runs, observed at the end of each epoch, read as columns.
 
-`TABLES` is the schema of the run directory's Parquet files. An epoch's rows are kept together or not at all, so that a run that is
-stopped in the middle leaves the epochs before it whole. Files, frames and pictures are made elsewhere.
+`TABLES` is the schema of the run directory's Parquet files. An epoch's rows are kept together or not at all: a run stopped in
+the middle leaves the epochs before it whole. Files, frames and pictures are made elsewhere.
 """
 
 from collections.abc import Sequence
@@ -192,6 +192,7 @@ class Records:
         self._nodes = np.array([entry.population.name for entry in census.nodes(config)], object)
         self._population_of = np.array([names.index(entry.population.name) for entry in census.users(config)], np.int64)
         self._user_of = np.array([entry.ordinal for entry in census.users(config)], np.int64)
+        self._start_ns = 0
         self._founding: Sequence[Operation] = ()
         self._observed: list[_Observed] = []
 
@@ -215,9 +216,9 @@ class Records:
         """k, if `requests` holds every k-th request; 1 if it holds them all."""
         return max(1, -(-self.arrived // MAX_REQUEST_ROWS))
 
-    def begin(self, operations: Sequence[Operation]) -> None:
-        """Keep the transactions that found the network."""
-        self._founding = operations
+    def begin(self, operations: Sequence[Operation], t_ns: int = 0) -> None:
+        """The first epoch begins at `t_ns`, after the transactions that found the network."""
+        self._start_ns, self._founding = t_ns, operations
 
     def observe(
         self,
@@ -237,7 +238,7 @@ class Records:
         nodes, accounts = nodes[nodes["key"] != 0], accounts[accounts["known"] == 1]
         counts = {name: nexus.count(name) for name in (*_ENDS, "in_flight")}
         up = nodes["status"] == UP
-        start_ns = _int(last.epoch["end_ns"]) if last else 0
+        start_ns = _int(last.epoch["end_ns"]) if last else self._start_ns
         slots_up = int(nodes["slots"][up].sum())
         slots_before = _int(last.epoch["slots_up"]) if last else slots_up
         flows = {name: _since(nodes[name], last.node_rows[name] if last else None) for name in _FLOWS}

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from lattice_core.config import Config, ConfigError, parse
+from lattice_core.config import parse
 from lattice_core.journal import JournalError, read
-from lattice_core.nexus import Nexus
+from lattice_core.nexus import Nexus, Sink
 
 
 class Difference(NamedTuple):
@@ -29,7 +29,7 @@ def replay(journal: Iterable[str], decisions: Iterable[str], digest: str | None,
     """
     header, events = read(journal, source)
     recomputed: list[str] = []
-    nexus = Nexus(config_of(header.config, source), decisions=recomputed.append)
+    nexus = _nexus(header.config, source, recomputed.append)
     recorded = (line for line in decisions if line.endswith("\n"))
     number = 0
     for number, event in enumerate(events, 1):  # noqa: B007 (the last number is used below)
@@ -47,11 +47,10 @@ def replay(journal: Iterable[str], decisions: Iterable[str], digest: str | None,
     return None
 
 
-def config_of(text: str, source: str) -> Config:
-    """The config of a journal's header. Raises JournalError."""
+def _nexus(config: str, source: str, decisions: Sink) -> Nexus:
     try:
-        return parse(text, f"{source}: header: config")
-    except ConfigError as error:
+        return Nexus(parse(config, f"{source}: header: config"), decisions=decisions)
+    except ValueError as error:
         raise JournalError(str(error).partition("\n")[0]) from error
 
 

@@ -582,7 +582,12 @@ def arrive(
         return c.outs
     _count_arrival(S, account)
     reason = 0
-    if not (1 <= prompt_tok <= MAX_TOKENS and 1 <= max_tok <= MAX_TOKENS and 0 <= max_fee_nlai <= MAX_SUPPLY_NLAI) or privacy < PUBLIC or privacy > LOCAL or (held and (max_fee_nlai == 0 or parent_id != 0)):
+    if (
+        not (1 <= prompt_tok <= MAX_TOKENS and 1 <= max_tok <= MAX_TOKENS and 0 <= max_fee_nlai <= MAX_SUPPLY_NLAI)
+        or privacy < PUBLIC
+        or privacy > LOCAL
+        or (held and (max_fee_nlai == 0 or parent_id != 0))
+    ):
         reason = BAD_REQUEST
     elif parent_id != 0 and not _may_adopt(S, parent, parent_id, account):
         reason = UNKNOWN_PARENT

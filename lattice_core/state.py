@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_core.jit import jit, row_of
+from lattice_core.jit import jit, row_of, rows
 
 type Rows = NDArray[Any]
 
@@ -391,8 +391,9 @@ _TABLES = {
     "ask": REQUEST_VIEW,
     "candidates": CANDIDATE,
 }
-NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, CHUNKS, CANDIDATES = (
-    list(_TABLES).index(name) for name in ("nodes", "offers", "groups", "requests", "legs", "accounts", "chunks", "candidates")
+NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, CHUNKS, TIMERS, CANDIDATES = (
+    list(_TABLES).index(name)
+    for name in ("nodes", "offers", "groups", "requests", "legs", "accounts", "chunks", "timers", "candidates")
 )
 
 type Handle = int
@@ -423,6 +424,13 @@ def clock(S: Handle) -> Any:
 
 
 @jit
+def lacks_room(S: Handle) -> bool:
+    """Whether the next event might find no free request, leg or timer."""
+    c = clock(S)
+    return c.free_request == NONE or c.free_leg == NONE or c.timers + 8 > rows(S, TIMERS)
+
+
+@jit
 def ask_view(S: Handle) -> Any:
     """What the policy sees of the request being routed."""
     return _ask_at(S, 0)
@@ -431,14 +439,14 @@ def ask_view(S: Handle) -> Any:
 class State:
     """The kernel's tables. Only the rules write to them; this class only makes room.
 
-    A table may be replaced by a longer one, so hold `handle` for one call at most.
+    `handle` is what rules take as `S`; it stays the same while tables are replaced by longer ones.
     """
 
-    __slots__ = ("_directory", *_TABLES)
+    __slots__ = ("_directory", "handle", *_TABLES)
 
     def __init__(self, parameters: Rows, exponents: Rows, groups: Rows) -> None:
         """An empty state with these PARAMS, WEIGHTS and GROUP rows."""
-        self._directory = np.zeros(2 * len(_TABLES), np.int64)
+        self._new_directory()
         for name, dtype in _TABLES.items():
             self._put(name, np.zeros(1, dtype))
         self._put("params", parameters)
@@ -457,18 +465,17 @@ class State:
     def __getattr__(self, name: str) -> Rows:
         raise AttributeError(name)
 
-    @property
-    def handle(self) -> Handle:
-        """What rules take as `S`."""
-        return int(self._directory.ctypes.data)
-
     def __getstate__(self) -> dict[str, Rows]:
         return {name: getattr(self, name) for name in _TABLES}
 
     def __setstate__(self, tables: dict[str, Rows]) -> None:
-        self._directory = np.zeros(2 * len(_TABLES), np.int64)
+        self._new_directory()
         for name, rows in tables.items():
             self._put(name, rows)
+
+    def _new_directory(self) -> None:
+        self._directory = np.zeros(2 * len(_TABLES), np.int64)
+        self.handle: Handle = int(self._directory.ctypes.data)
 
     def _put(self, name: str, rows: Rows) -> None:
         entry = 2 * list(_TABLES).index(name)

@@ -35,6 +35,7 @@ from lattice_core.nexus import Nexus
 from lattice_core.service import RECEIPT_TOK
 from lattice_core.state import UP
 from lattice_core.units import NANO
+from lattice_live.history import History
 from lattice_live.settlement import Settlement
 from lattice_live.upstream import NodeFailure, Order, Upstream
 
@@ -88,11 +89,12 @@ class Answer:
 class Driver:
     """Drives one Nexus. `broken` gets the exception if a task of the driver's own ends with one."""
 
-    def __init__(self, nexus: Nexus, upstream: Upstream, settlement: Settlement) -> None:
+    def __init__(self, nexus: Nexus, upstream: Upstream, settlement: Settlement, history: History) -> None:
         self.nexus = nexus
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._upstream = upstream
         self._settlement = settlement
+        self._history = history
         # Time is that of the network's life: it stands still while the network is down, and never goes back.
         self._zero_ns = time.monotonic_ns() - nexus.count("now_ns")
         self._answers: dict[int, Answer] = {}
@@ -121,7 +123,7 @@ class Driver:
     # From start to end
 
     def start(self, nodes: int, unsettled: list[Chunk]) -> None:
-        """Announce the nodes and begin to keep time. What an earlier process left open is closed, what it left unsettled is sent."""
+        """Announce the nodes and begin to keep time. What an earlier process left open ends, what it left unsettled is sent."""
         requests = self.nexus.table("requests")
         for request in requests["id"][requests["id"] > 0].tolist():
             self._tell(CancelRequest(self.now_ns(), request))
@@ -133,18 +135,20 @@ class Driver:
         self._spawn(self._tasks, self._keep_epochs())
 
     async def stop(self) -> None:
-        """End what is under way, close the epoch and wait until it is settled."""
+        """End what is under way, close the epoch and wait until it is settled. Raises what broke the driver, if anything did."""
         for answer in list(self._answers.values()):
             self.leave(answer)
         for task in self._tasks:
             task.cancel()
-        self._take_down()
         self._close_epoch()
         while self._settling:
             await asyncio.gather(*self._settling, return_exceptions=True)
+        self._take_down()
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*self._tasks, *self._legs.values(), return_exceptions=True)
+        if self.broken.done():
+            self.broken.result()
 
     def _take_down(self) -> None:
         for node, status in enumerate(self.nexus.table("nodes")["status"].tolist()):
@@ -165,7 +169,9 @@ class Driver:
     # Events in, commands out, and the kernel's timer
 
     def _tell(self, event: Event) -> None:
-        for command in self.nexus.handle(event):
+        commands = self.nexus.handle(event)
+        self._history.see(event, commands)
+        for command in commands:
             _DO[type(command)](self, command)
         self._set_timer()
 
@@ -251,10 +257,11 @@ class Driver:
 
     def _submit(self, command: Submit) -> None:
         async def settle() -> None:
-            fact, failure = await self._settlement.settle(command.batch)
-            if failure:
-                print(f"lattice: epoch {command.batch.epoch} was not settled: {failure}", file=sys.stderr)
-            self._tell(fact._replace(t_ns=self.now_ns()))
+            outcome = await self._settlement.settle(command.batch)
+            if outcome.failure:
+                print(f"lattice: epoch {command.batch.epoch} was not settled: {outcome.failure}", file=sys.stderr)
+            self._history.settle(outcome.settled, outcome.operations)
+            self._tell(outcome.fact._replace(t_ns=self.now_ns()))
 
         self._spawn(self._settling, settle())
 

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ class Record:
     """A file of lines that only grows, each written at once. A line that it holds already is compared, not written again."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file; a last line without its end was never written, and goes. Raises FolderError if it is in use."""
+        """Open or create the file; a last line without its end was never written, and goes. Raises FolderError if in use."""
         self.path = path
         self._file = path.open("a", encoding="ascii", buffering=1, newline="\n")
         try:
@@ -82,9 +81,12 @@ class Folder:
         self._keys_path = keys
         self._keys: dict[str, int] = json.loads(keys.read_text())
 
-    def events(self) -> Iterator[Event]:
-        """The events that the journal held when it was opened."""
-        return read(self.journal.held, str(self.journal.path))[1] if self.journal.held else iter(())
+    def events(self) -> list[Event]:
+        """The events that the journal held when it was opened. Raises FolderError."""
+        try:
+            return list(read(self.journal.held, str(self.journal.path))[1]) if self.journal.held else []
+        except JournalError as error:
+            raise FolderError(str(error)) from error
 
     def issue_key(self, account: int) -> str | None:
         """A fresh API key of `account`, of which only a hash is kept; None if the account has one."""

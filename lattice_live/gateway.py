@@ -46,20 +46,18 @@ _HTTP_STATUS = {
     state.BUSY: 429,
     state.PRICE_ABOVE_CAP: 402,
     state.NO_FUNDS: 402,
-    state.BAD_SCORE: 500,
-    state.DUPLICATE: 500,
     state.BAD_REQUEST: 400,
     state.CONTEXT_TOO_LONG: 400,
     state.UNKNOWN_ACCOUNT: 403,
-    state.UNKNOWN_PARENT: 400,
     state.DEADLINE: 504,
     state.RESERVATION_EXPIRED: 504,
-    state.CLIENT_LEFT: 499,
     state.NODE_LOST: 502,
     state.NODE_REFUSED: 503,
     state.NODE_TIMEOUT: 504,
     state.BAD_ANSWER: 502,
 }
+"""By the kernel's reason; 500 for any other, which this interface cannot cause."""
+
 _ERROR_TYPE = {400: "invalid_request_error", 401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
 _ERROR_TYPE |= {404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error"}
 
@@ -177,10 +175,10 @@ def application(network: Network) -> FastAPI:
             now_ns,
             request,
             key.account,
-            models.index(chat.model) if chat.model in models else state.NONE,
+            models.index(chat.model),
             len(prompt),
             chat.max_completion_tokens or chat.max_tokens or user.tokens.max_tokens,
-            kind=KINDS.index(config.models[chat.model].kind) if chat.model in models else 0,
+            kind=KINDS.index(config.models[chat.model].kind),
             max_fee_nlai=user.max_fee_nlai or 0,
             deadline_ns=now_ns + user.deadline_ns,
             principal=key.principal,
@@ -194,6 +192,9 @@ def application(network: Network) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         key = authenticate(request)
         chat = _parse(await _body(request))
+        if chat.model not in models:
+            message = f"model: must be one of {', '.join(models)}, not {chat.model!r}"
+            raise Refusal(404, "model_not_found", message, "model")
         with ExitStack() as stack:
             answer = ask(chat, key)
             stack.callback(driver.leave, answer)
@@ -204,7 +205,8 @@ def application(network: Network) -> FastAPI:
             if status is not None and status.outcome != state.COMPLETED and not (chat.stream and status.first_token_ns):
                 raise _refusal(status, config)
             if chat.stream:
-                return EventStream(_events(chat, answer, config), stack.pop_all().close)
+                left = stack.pop_all().close
+                return EventStream(_events(chat, answer, config), left)
             return JSONResponse(_completion(chat, answer, [token async for token in answer.tokens()]))
 
     @app.get("/v1/models", response_model=None)
@@ -282,7 +284,7 @@ async def _unless_gone[T](receive: Receive, work: Coroutine[Any, Any, T]) -> T |
 def _refusal(status: Status, config: Config) -> Refusal:
     """A request that did not complete, as an error with the kernel's reason."""
     reason = REASONS[status.reason]
-    code = _HTTP_STATUS[status.reason]
+    code = _HTTP_STATUS.get(status.reason, 500)
     headers = {}
     if code == 429:
         wait_ns = config.routing.breaker.open_ns if status.reason == state.BREAKER_OPEN else NANO

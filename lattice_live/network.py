@@ -3,82 +3,84 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from lattice_core.batch import Chunk
 from lattice_core.census import NodeEntry, nodes
 from lattice_core.config import Config, ConfigError
-from lattice_core.events import BatchConfirmed, BatchFailed, Event, Submit
+from lattice_core.events import BatchConfirmed, BatchFailed, Submit
 from lattice_core.nexus import Nexus
 from lattice_live.driver import Driver
 from lattice_live.folder import Folder, FolderError
+from lattice_live.history import History
 from lattice_live.launcher import NodeProcess, start_node
 from lattice_live.settlement import Settlement
 from lattice_live.upstream import Upstream
 
 
-class Network:
+class Network(NamedTuple):
     """A network that serves. `processes[i]` runs the kernel's node i."""
 
-    def __init__(self, config: Config, folder: Folder, processes: list[NodeProcess], driver: Driver, chain: Settlement) -> None:
-        self.config = config
-        self.folder = folder
-        self.processes = processes
-        self.driver = driver
-        self.chain = chain
+    config: Config
+    folder: Folder
+    processes: list[NodeProcess]
+    settlement: Settlement
+    history: History
+    driver: Driver
 
 
-def launched(config: Config) -> list[NodeEntry]:
-    """The nodes of `live.launch`, numbered as they start. A process serves the first of its population's models.
+def launched(config: Config) -> Config:
+    """`config` with the nodes of `live.launch` only, each serving the first of its models, as one process does.
 
     Raises ConfigError.
     """
-    for name, count in config.live.launch.items():
-        most = config.population(name).count
-        if count > most:
-            raise ConfigError(
-                f"{config.name}: live.launch.{name}: must be at most {most}, the count of its population, not {count}"
-            )
-    chosen = [entry for entry in nodes(config) if entry.ordinal < config.live.launch.get(entry.population.name, 0)]
-    if not chosen:
+    populations = []
+    for population in config.nodes:
+        count = config.live.launch.get(population.name, 0)
+        if count > population.count:
+            at = f"{config.name}: live.launch.{population.name}"
+            raise ConfigError(f"{at}: must be at most {population.count}, the count of that population, not {count}")
+        if count:
+            populations.append(population.model_copy(update={"count": count, "models": population.models[:1]}))
+    if not populations:
         raise ConfigError(f"{config.name}: live.launch: must start at least one node")
-    populations = [entry.population.model_copy(update={"models": entry.population.models[:1]}) for entry in chosen]
-    return [entry._replace(node=i, population=p) for i, (entry, p) in enumerate(zip(chosen, populations, strict=True))]
+    return config.model_copy(update={"nodes": populations})
 
 
 @asynccontextmanager
 async def running(config: Config, folder: Folder, step_ms: int = 0) -> AsyncIterator[Network]:
-    """Start the network or go on where its folder ends; on leaving, settle and stop it.
+    """Start the network, or go on where its folder ends; on leaving, settle and stop it.
 
-    `step_ms` slows the nodes' tokens down. Raises ConfigError, NodeError, and FolderError if the folder does not fit the network.
+    `step_ms` is the least time of a node's token. Raises ConfigError, NodeError, and FolderError if the folder does not fit.
     """
-    entries = launched(config)
+    live = launched(config)
     async with AsyncExitStack() as stack:
-        chain = Settlement(config, entries)
-        stack.callback(chain.close)
-        processes = await _start(entries, config, step_ms)
+        settlement = Settlement(live)
+        stack.callback(settlement.close)
+        processes = await _start(nodes(live), config, step_ms)
         stack.push_async_callback(_stop, processes)
         upstream = Upstream([process.url for process in processes])
         stack.push_async_callback(upstream.close)
-        nexus, unsettled = await _recover(config, folder, chain)
-        driver = Driver(nexus, upstream, chain)
+        nexus, history, unsettled = await _recover(config, folder, settlement, live)
+        driver = Driver(nexus, upstream, settlement, history)
         driver.start(len(processes), unsettled)
         stack.push_async_callback(driver.stop)
-        yield Network(config, folder, processes, driver, chain)
+        yield Network(config, folder, processes, settlement, history, driver)
 
 
 async def _start(entries: Sequence[NodeEntry], config: Config, step_ms: int) -> list[NodeProcess]:
     """A process for each node; none is left if one does not start."""
 
-    def start(entry: NodeEntry) -> asyncio.Task[NodeProcess]:
-        p = entry.population
-        model = config.models[p.models[0]]
-        assert model.weights is not None  # the config was checked
-        # A node answers one at a time: its other slots wait in its queue, and there is one more place for a probe.
-        room = p.slots + p.queue
-        work = start_node(p.models[0], seed=model.weights.seed, context=model.context_tok, queue=room, step_ms=step_ms)
-        return asyncio.create_task(work)
+    async def start(entry: NodeEntry) -> NodeProcess:
+        population = entry.population
+        name = population.models[0]
+        weights, context_tok = config.models[name].weights, config.models[name].context_tok
+        assert weights is not None  # the config was checked
+        # A node answers one at a time: the others of its slots wait in its queue, which has one more place for a probe.
+        queue = population.slots + population.queue
+        return await start_node(name, seed=weights.seed, context=context_tok, queue=queue, step_ms=step_ms)
 
-    tasks = [start(entry) for entry in entries]
+    tasks = [asyncio.create_task(start(entry)) for entry in entries]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
@@ -93,33 +95,30 @@ async def _stop(processes: Sequence[NodeProcess]) -> None:
     await asyncio.gather(*(process.stop() for process in processes))
 
 
-async def _recover(config: Config, folder: Folder, chain: Settlement) -> tuple[Nexus, list[Chunk]]:
-    """The kernel and the chain as the journal left them, new ones if it is empty; and the batches whose fate it does not tell.
+async def _recover(
+    config: Config, folder: Folder, settlement: Settlement, live: Config
+) -> tuple[Nexus, History, list[Chunk]]:  # fmt: skip
+    """Kernel, history and chain as the journal left them, new ones if it is empty; and the batches whose fate it does not tell.
 
-    The facts of the start come from the chain again, and the folder compares them, as every decision, with what it holds.
+    The facts of the start, and what the chain said of each batch, come from the chain again. The folder compares whatever it is
+    given with what it holds.
     """
-    held = list(folder.events())
+    held = folder.events()
     nexus = Nexus(config, folder.journal, folder.decisions)
-    facts = await chain.open()
+    opened = await settlement.open()
+    history = History(live, nexus, opened.operations)
+    for fact in opened.facts:
+        history.see(fact, nexus.handle(fact))
     batches: dict[tuple[int, int], Chunk] = {}
-    for fact in facts:
-        nexus.handle(fact)
-    for event in held[len(facts) :]:
-        for command in nexus.handle(event):
-            if isinstance(command, Submit):
-                batches[command.batch.epoch, command.batch.chunk] = command.batch
+    for event in held[len(opened.facts) :]:
         if isinstance(event, BatchConfirmed | BatchFailed):
-            await _settle_again(event, batches, folder, chain)
+            outcome = await settlement.settle(batches.pop((event.epoch, event.chunk)))
+            if outcome.fact._replace(t_ns=event.t_ns) != event:
+                raise FolderError(f"{folder.path}: must hold what the chain says, {outcome.fact}, not {event}")
+            history.settle(outcome.settled, outcome.operations)
+        commands = nexus.handle(event)
+        history.see(event, commands)
+        batches |= {(c.batch.epoch, c.batch.chunk): c.batch for c in commands if isinstance(c, Submit)}
     if folder.decisions.ahead:
-        raise FolderError(f"{folder.decisions.path}: must hold what follows from the journal, and holds more")
-    return nexus, list(batches.values())
-
-
-async def _settle_again(event: Event, batches: dict[tuple[int, int], Chunk], folder: Folder, chain: Settlement) -> None:
-    """What the chain settled once it settles again, in the same order and to the same effect."""
-    assert isinstance(event, BatchConfirmed | BatchFailed)
-    batch = batches.pop((event.epoch, event.chunk), None)
-    if isinstance(event, BatchConfirmed):
-        fact, failure = (None, "nothing was submitted") if batch is None else await chain.settle(batch)
-        if fact is None or fact._replace(t_ns=event.t_ns) != event:
-            raise FolderError(f"{folder.journal.path}: {event} must be what the chain says again, not {failure or fact}")
+        raise FolderError(f"{folder.decisions.path}: must hold what follows from the journal and no more")
+    return nexus, history, list(batches.values())

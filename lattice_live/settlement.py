@@ -1,12 +1,13 @@
 """The chain beside a live network: one thread that runs an in-process EVM, so that the event loop never waits for it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from lattice_core.batch import Chunk
-from lattice_core.census import NodeEntry, users
-from lattice_core.chain.bridge import Bridge
+from lattice_core.chain.bridge import Bridge, Operation
+from lattice_core.chain.contracts import Settled
 from lattice_core.chain.port import Reverted
 from lattice_core.chain.pyevm import PyEvm
 from lattice_core.config import Config
@@ -14,21 +15,36 @@ from lattice_core.events import Event
 from lattice_core.units import NANO
 
 
-class Settlement:
-    """The contracts of `config`, with its users and these nodes. The chain is a function of the batches settled since."""
+class Opened(NamedTuple):
+    """The facts of a network's start, all at time 0, and the transactions that made them."""
 
-    def __init__(self, config: Config, nodes: Sequence[NodeEntry]) -> None:
+    facts: list[Event]
+    operations: list[Operation]
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: the fact, at time 0, what was settled, the transaction, and why it failed ("": it did not)."""
+
+    fact: Event
+    settled: Settled | None
+    operations: list[Operation]
+    failure: str
+
+
+class Settlement:
+    """The contracts of `config`, with its users and nodes. The chain is a function of the batches settled, in order."""
+
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._nodes = nodes
         self._thread = ThreadPoolExecutor(1, "chain")
         self._bridge: Bridge
 
-    async def open(self) -> list[Event]:
-        """Deploy, register, fund and bond; the facts, all at time 0."""
+    async def open(self) -> Opened:
+        """Deploy, register, fund and bond."""
         return await self._run(self._open)
 
-    async def settle(self, batch: Chunk) -> tuple[Event, str]:
-        """Send a batch in a block of its own; the fact, at time 0, and why it failed ("": it did not)."""
+    async def settle(self, batch: Chunk) -> Outcome:
+        """Send a batch, in a block of its own. Raises InvariantError if the money on the chain does not add up."""
         return await self._run(lambda: self._settle(batch))
 
     async def read[T](self, question: Callable[[Bridge], T]) -> T:
@@ -42,16 +58,15 @@ class Settlement:
     async def _run[T](self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _open(self) -> list[Event]:
+    def _open(self) -> Opened:
         self._bridge = Bridge(PyEvm(), self._config)
-        return [*self._bridge.open_accounts(users(self._config), 0), *self._bridge.register_nodes(self._nodes, 0)]
+        return Opened(self._bridge.open(self._config, 0), self._bridge.drain())
 
-    def _settle(self, batch: Chunk) -> tuple[Event, str]:
+    def _settle(self, batch: Chunk) -> Outcome:
         self._bridge.chain.advance_block(max(1, self._config.chain.epoch_ns // NANO))
         try:
-            fact, _ = self._bridge.settle(batch, 0)
+            fact, settled = self._bridge.settle(batch, 0)
         except Reverted as failure:
-            return self._bridge.failed(batch, 0), str(failure)
+            return Outcome(self._bridge.failed(batch, 0), None, self._bridge.drain(), str(failure))
         self._bridge.check_money()
-        self._bridge.drain()
-        return fact, ""
+        return Outcome(fact, settled, self._bridge.drain(), "")

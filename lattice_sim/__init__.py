@@ -1,1 +1,25 @@
-"""x"""
+"""Lattice under simulated time: `LatticeModel` is a network as a Mesa model, `run` simulates one, `load_run` reads one back."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lattice_sim.model import LatticeModel
+    from lattice_sim.rundir import Run, load_run
+    from lattice_sim.simulate import run
+
+__all__ = ["LatticeModel", "Run", "load_run", "run"]
+
+_HOMES = {
+    "LatticeModel": "lattice_sim.model",
+    "Run": "lattice_sim.rundir",
+    "load_run": "lattice_sim.rundir",
+    "run": "lattice_sim.simulate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What `from lattice_sim import …` gives, imported when it is first asked for: Mesa and pandas take a second."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -36,10 +36,10 @@ from lattice_core.events import (
     Tick,
 )
 from lattice_core.nexus import Nexus
+from lattice_core.records import Records
 from lattice_core.state import COMPLETED, KINDS, NODE_LOST, NODE_REFUSED, PRIVACY, PUBLIC
 from lattice_core.units import DAY_NS, HOUR_NS, NANO, NEVER_NS
 from lattice_sim.clock import ARRIVAL, NODE_CHANGE, PATIENCE, RECEIPT, REPLY, SERVICE, TIMER, TRAVEL, Clock
-from lattice_sim.records import Records
 from lattice_sim.workload import Requests, workload
 
 type Story = Generator[Any, None, None]
@@ -101,6 +101,7 @@ class ReferenceEngine:
             slots=[entry.population.slots for entry in self.nodes],
             queue_room=[entry.population.queue for entry in self.nodes],
         )
+        self._next_ns = self.service.server["next_ns"]
         self.broken = [False] * len(self.nodes)
         self._plans = [0] * len(self.nodes)
         self._planned_ns = [NEVER_NS] * len(self.nodes)
@@ -250,7 +251,7 @@ class ReferenceEngine:
 
     def _plan(self, node: int) -> None:
         """Put the node's next first token or completion on the clock."""
-        due_ns = service.next_ns(self.service, node)
+        due_ns = int(self._next_ns[node])
         if due_ns != self._planned_ns[node]:
             self._planned_ns[node] = due_ns
             self._plans[node] += 1
@@ -263,10 +264,8 @@ class ReferenceEngine:
             return  # the node's plan has changed
         now = self.clock.now
         self._planned_ns[node] = NEVER_NS
-        while True:
+        while self._next_ns[node] <= now:
             code, leg_id = service.advance(self.service, node, now)
-            if code == service.NOTHING:
-                break
             leg = self._legs[leg_id]
             at_ns = now + self.delay_ns[node]
             if code == service.FIRST_TOKEN:
@@ -412,7 +411,7 @@ class ReferenceEngine:
 
     def beyond_horizon(self) -> int:
         """Requests of traces that come after the last served time."""
-        return sum(source.left for source in self._workloads)
+        return sum(source.remaining() for source in self._workloads)
 
     def under_way(self) -> Iterable[tuple[int, Ask]]:
         """Requests that have arrived and not ended, by id."""

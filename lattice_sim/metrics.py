@@ -18,12 +18,12 @@ def summary(
     epochs: pd.DataFrame, nodes: pd.DataFrame, requests: pd.DataFrame, gas_measured: pd.DataFrame, every: int = 1
 ) -> dict[str, Any]:
     """Every metric of a run whose `requests` hold each `every`-th request; None where there is nothing to measure."""
-    horizon_ns = int(epochs["end_ns"].max()) if len(epochs) else 0
+    horizon_s = to_s(horizon_ns(epochs))
     arrived = int(epochs["arrived"].sum())
     settled_nlai = int(epochs[["purchased_nlai", "faucet_nlai"]].to_numpy().sum())
     settles = gas_measured[gas_measured["operation"] == "settle"]
     return {
-        "horizon_s": to_s(horizon_ns),
+        "horizon_s": horizon_s,
         "arrived": arrived,
         **{end: int(epochs[end].sum()) for end in ("completed", "failed", "rejected")},
         "in_flight": int(epochs["in_flight"].iloc[-1]) if len(epochs) else 0,
@@ -32,7 +32,7 @@ def summary(
         **{f"ttft_p{percent}_s": _seconds(quantile(ttft_ns(requests), percent)) for percent in QUANTILES},
         **{f"latency_p{percent}_s": _seconds(quantile(latency_ns(requests), percent)) for percent in QUANTILES},
         "output_tok": int(epochs["output_tok"].sum()),
-        "output_tok_per_s": _ratio(epochs["output_tok"].sum(), to_s(horizon_ns)),
+        "output_tok_per_s": _ratio(epochs["output_tok"].sum(), horizon_s),
         "utilisation": _ratio(epochs["busy_slot_ns"].sum(min_count=1), epochs["offered_slot_ns"].sum()),
         "uptime": _ratio(nodes["probes_ok"].sum(), nodes["probes"].sum()),
         "charged_nlai": int(epochs["gross_nlai"].sum()),
@@ -44,6 +44,11 @@ def summary(
         "gas_per_user": _ratio(settles["gas_used"].sum(), settles["entries"].sum()),
         **littles_law(requests, epochs, every),
     }
+
+
+def horizon_ns(epochs: pd.DataFrame) -> int:
+    """Time from the start of the first epoch to the end of the last."""
+    return int(epochs["end_ns"].max() - epochs["start_ns"].min()) if len(epochs) else 0
 
 
 def ttft_ns(requests: pd.DataFrame) -> NDArray[np.int64]:
@@ -92,28 +97,30 @@ def littles_law(requests: pd.DataFrame, epochs: pd.DataFrame, every: int = 1) ->
 
     ∫ N dt starts each epoch from the requests in flight that the kernel counted at its start.
     """
-    arrivals = requests["arrival_ns"].to_numpy(np.int64)
+    start_ns = int(epochs["start_ns"].min()) if len(epochs) else 0
+    boundaries = epochs["end_ns"].to_numpy(np.int64) - start_ns
+    length_ns = horizon_ns(epochs)
     ended = requests["outcome"].to_numpy() != IN_FLIGHT
-    ends = requests["end_ns"].to_numpy(np.int64)[ended]
-    boundaries = epochs["end_ns"].to_numpy(np.int64)
-    horizon_ns = int(boundaries[-1]) if len(boundaries) else 0
-    sojourns_ns = int(ends.sum()) + int((~ended).sum()) * horizon_ns - int(arrivals.sum())
+    arrivals = requests["arrival_ns"].to_numpy(np.int64) - start_ns
+    ends = requests["end_ns"].to_numpy(np.int64)[ended] - start_ns
+    sojourns_ns = int(ends.sum()) + int((~ended).sum()) * length_ns - int(arrivals.sum())
     area_ns: int | None = None
     if every == 1:
-        lengths_ns = boundaries - epochs["start_ns"].to_numpy(np.int64)
-        in_flight = np.concatenate([[0], epochs["in_flight"].to_numpy(np.int64)[:-1]])[: len(boundaries)]
-        area_ns = int((in_flight * lengths_ns).sum()) + _until_boundary(arrivals, boundaries) - _until_boundary(ends, boundaries)
+        in_flight = np.concatenate([[0], epochs["in_flight"].to_numpy(np.int64)])[:-1]
+        carried = int((in_flight * np.diff(boundaries, prepend=0)).sum())
+        area_ns = carried + _left(arrivals, boundaries) - _left(ends, boundaries)
     return {
-        "mean_in_flight": None if area_ns is None else _ratio(area_ns, horizon_ns),
-        "arrivals_per_s": _ratio(epochs["arrived"].sum(), to_s(horizon_ns)),
-        "mean_sojourn_s": None if not len(requests) else to_s(sojourns_ns) / len(requests),
+        "mean_in_flight": None if area_ns is None else _ratio(area_ns, length_ns),
+        "arrivals_per_s": _ratio(epochs["arrived"].sum(), to_s(length_ns)),
+        "mean_sojourn_s": to_s(sojourns_ns) / len(requests) if len(requests) else None,
         "littles_law_gap_ns": None if area_ns is None else area_ns - sojourns_ns,
     }
 
 
-def _until_boundary(times_ns: NDArray[np.int64], boundaries_ns: NDArray[np.int64]) -> int:
-    """Σ of the times left to the end of the epoch in which each time lies."""
-    return int((boundaries_ns[np.searchsorted(boundaries_ns, times_ns, side="right")] - times_ns).sum()) if len(times_ns) else 0
+def _left(times_ns: NDArray[np.int64], boundaries_ns: NDArray[np.int64]) -> int:
+    """Σ of what is left, at each time, of the epoch in which it lies."""
+    epochs = np.searchsorted(boundaries_ns, times_ns, side="right")
+    return int((boundaries_ns[epochs] - times_ns).sum())
 
 
 def _ratio(part: Any, whole: Any) -> float | None:

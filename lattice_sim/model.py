@@ -1,11 +1,10 @@
 """The network as a Mesa model: agents decide, an engine serves, the chain settles, metrics observe."""
 
 from pathlib import Path
-from typing import Any
 
 import mesa
 
-from lattice_core import census
+from lattice_core import census, invariants
 from lattice_core.chain.bridge import Bridge
 from lattice_core.chain.contracts import Settled
 from lattice_core.chain.port import Reverted
@@ -13,11 +12,11 @@ from lattice_core.chain.pyevm import PyEvm
 from lattice_core.config import Config, parse, revise
 from lattice_core.events import CloseEpoch, Submit
 from lattice_core.nexus import Nexus, Sink
+from lattice_core.records import Records
 from lattice_core.streams import AGENTS, bits
 from lattice_core.units import NANO
 from lattice_sim.agents import Action, Claim, Operator, TopUp, User, View
 from lattice_sim.engine import ReferenceEngine
-from lattice_sim.records import Records
 
 
 class LatticeModel(mesa.Model):  # type: ignore[misc]
@@ -50,7 +49,7 @@ class LatticeModel(mesa.Model):  # type: ignore[misc]
         self.config = config
         self.epoch = 0
         self.epochs = config.sim.epochs
-        self.records = Records()
+        self.records = Records(config)
         self.nexus = Nexus(config, journal, decisions)
         self.engine = ReferenceEngine(config, self.nexus, self.records)
         self.chain = PyEvm()
@@ -61,7 +60,7 @@ class LatticeModel(mesa.Model):  # type: ignore[misc]
             User(self, user)
         for node in self.engine.nodes:
             Operator(self, node)
-        self.records.begin(self)
+        self.records.begin(self.bridge.drain())
 
     @property
     def t_ns(self) -> int:
@@ -119,10 +118,7 @@ class LatticeModel(mesa.Model):  # type: ignore[misc]
             self.engine.tell(self.bridge.failed(submission.batch, self.t_ns))
 
     def observe(self, settled: list[Settled]) -> None:
-        """Check the money and write the epoch down."""
+        """Check that no nanoLAI and no request is lost, and write the epoch down."""
         self.bridge.check_money()
-        self.records.observe(self, settled, self.bridge.drain())
-
-    def finish(self) -> dict[str, Any]:
-        """Close the books: requests still under way, and those that come after the horizon."""
-        return {"beyond_horizon": self.engine.beyond_horizon()}
+        invariants.check(self.nexus)
+        self.records.observe(self.epoch, self.t_ns, self.nexus, self.bridge.drain(), settled, self.engine.busy_ns())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lattice_core.config import Config, ConfigError, parse
+from lattice_core.routing import load_policy
 
 _HERE = Path(__file__).parent
 SHIPPED = next(folder for folder in (_HERE / "experiments", _HERE.parent / "experiments") if folder.is_dir())
@@ -33,3 +34,19 @@ def read(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: must be UTF-8 text: byte {error.start} is not") from error
     return parse(text, str(path), overrides, base=str(path.parent))
+
+
+def check(config: Config, source: str) -> None:
+    """Load what the config only names: its routing policy and its traces. Raises ConfigError."""
+    try:
+        load_policy(config.routing.policy)
+    except ValueError as error:
+        raise ConfigError(f"{source}: routing.policy: {error}") from error
+    for users in config.users:
+        if users.workload.trace is not None:
+            from lattice_sim.trace import TraceError, read_trace  # pandas takes half a second
+
+            try:
+                read_trace(users.workload.trace)
+            except TraceError as error:
+                raise ConfigError(f"{source}: users.{users.name}.workload.trace: {error}") from error

@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,8 @@ PACKAGES = ("lattice", "llvmlite", "matplotlib", "mesa", "numba", "numpy", "pand
 """Packages whose version can change a result or a file."""
 
 _SCHEMAS = {
-    table: pa.schema([(column, pa.type_for_alias(kind)) for column, kind in columns.items()]) for table, columns in TABLES.items()
+    table: pa.schema([(column, pa.type_for_alias(kind)) for column, kind in columns.items()])
+    for table, columns in TABLES.items()
 }
 
 
@@ -50,8 +52,16 @@ class Run:
     gas_measured: pd.DataFrame
 
     @classmethod
-    def of(cls, config: Config, records: Records, status: str, reason: str = "", **more: Any) -> Self:
-        """The run of `config` that left `records`; `more` goes into the manifest."""
+    def of(
+        cls,
+        config: Config,
+        records: Records,
+        status: str,
+        reason: str = "",
+        beyond_horizon: int = 0,
+        timings: Mapping[str, float] | None = None,
+    ) -> Self:
+        """The run of `config` that left `records`. `beyond_horizon`: requests of traces that come after its end."""
         frames = {table: _frame(table, records) for table in TABLES}
         manifest = {
             "format": FORMAT,
@@ -61,7 +71,12 @@ class Run:
             "reason": reason,
             "seed": config.seed,
             "epochs": records.epochs,
-            "requests": {"arrived": records.arrived, "kept": len(frames["requests"]), "every": records.every, **more},
+            "requests": {
+                "arrived": records.arrived,
+                "kept": len(frames["requests"]),
+                "every": records.every,
+                "beyond_horizon": beyond_horizon,
+            },
             "digest": records.digest.hex(),
             "config_sha256": config.sha256(),
             "rules_sha256": rules_hash(),
@@ -73,6 +88,7 @@ class Run:
             "packages": {name: _version(name) for name in PACKAGES},
             "cpu": _cpu(),
             "config": config.document(),
+            "timings": dict(timings or {}),
         }
         return cls(manifest, **frames)
 
@@ -86,13 +102,13 @@ class Run:
         every = self.manifest["requests"]["every"]
         return metrics.summary(self.epochs, self.nodes, self.requests, self.gas_measured, every)
 
-    def save(self, folder: str | Path, *, force: bool = False, timings: Mapping[str, float] | None = None) -> Path:
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the run directory. Raises ConfigError if `folder` exists, unless `force` replaces a run."""
         with Draft(folder, force=force) as draft:
-            self.write(draft.path, timings)
+            self.write(draft.path)
             return draft.publish()
 
-    def write(self, folder: Path, timings: Mapping[str, float] | None = None) -> None:
+    def write(self, folder: Path) -> None:
         """Write the files of a run directory into a folder; each one is replaced whole."""
         from lattice_sim.report import report
 
@@ -111,8 +127,7 @@ class Run:
         with _replaced(folder / REPORT) as path:
             path.write_text(report(self), encoding="utf-8")
         with _replaced(folder / MANIFEST) as path:  # last: a folder with a manifest is a whole run
-            manifest = {**self.manifest, "timings": dict(timings or {})}
-            path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_run(folder: str | Path) -> Run:
@@ -175,6 +190,32 @@ class Draft:
             raise ConfigError(f"{self.folder}: is not a run directory, so that --force does not replace it")
 
 
+class Journal:
+    """The journal of a run in the making, and its decisions; lines after the last `mark` are of no finished epoch, and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = [(folder / name).open("wb") for name in (JOURNAL, DECISIONS)]
+        self._marks = [0, 0]
+
+    def event(self, line: str) -> None:
+        self._files[0].write(line.encode())
+
+    def decision(self, line: str) -> None:
+        self._files[1].write(line.encode())
+
+    def mark(self) -> None:
+        """An epoch has ended."""
+        self._marks = [file.tell() for file in self._files]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file, mark in zip(self._files, self._marks, strict=True):
+            file.truncate(mark)
+            file.close()
+
+
 def default_folder(config: Config) -> Path:
     """`runs/<name>-<short hash of the config>`."""
     return Path("runs") / f"{config.name}-{config.sha256()[:8]}"
@@ -193,20 +234,15 @@ def _frame(table: str, records: Records) -> pd.DataFrame:
     return pa.Table.from_arrays(columns, schema=_SCHEMAS[table]).to_pandas()
 
 
-class _replaced:
-    """`with _replaced(path) as new:` write `new`, which takes the place of `path` if nothing went wrong."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._new = path, path.with_name(f".{path.name}.part")
-
-    def __enter__(self) -> Path:
-        return self._new
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is None:
-            self._new.replace(self._path)
-        else:
-            self._new.unlink(missing_ok=True)
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Another path to write to, which takes the place of `path` if nothing goes wrong."""
+    new = path.with_name(f".{path.name}.part")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,7 @@
 """Between the contracts and the kernel: what is done on the chain comes back as the kernel's events.
 
-The bridge deploys the contracts and acts for everyone in a network whose keys it holds. Registrations and deposits go in batches,
-paid by the holder of the genesis supply, who keeps the users' wallets.
+The bridge deploys the contracts and acts for everyone in a network whose keys it holds. Registrations and deposits go in
+batches, paid by the holder of the genesis supply, who keeps the users' wallets.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lattice_core.batch import Chunk
 from lattice_core.census import NodeEntry, UserEntry, address, identity, nodes, users
-from lattice_core.chain.contracts import Genesis, Network, Settled, deploy, in_batches
+from lattice_core.chain.contracts import Genesis, Network, Settled, deploy
 from lattice_core.chain.port import Chain, Receipt
 from lattice_core.config import Config
 from lattice_core.events import (
@@ -31,6 +31,9 @@ from lattice_core.units import MAX_SUPPLY_NLAI
 
 HOLDER, OWNER, ORACLE = (address(entity_key(name, 0)) for name in ("holder", "owner", "oracle"))
 """Who holds the genesis supply, who owns the contracts, and who settles for the Nexus."""
+
+ROWS = 200
+"""Registrations or deposits in one transaction."""
 
 
 class Operation(NamedTuple):
@@ -143,10 +146,11 @@ class Bridge:
                 raise InvariantError(f"INV-1: {contract} holds {held} nanoLAI and records claims of {claimed}")
 
     def _batch(self, name: str, call: Callable[..., Receipt], *columns: Sequence[Any]) -> None:
-        for receipt in in_batches(call, HOLDER, *columns):
-            self._record(name, 0, receipt)
+        """`call(HOLDER, *columns)`, the rows spread over transactions small enough for the gas limit. Raises Reverted."""
+        for start in range(0, len(columns[0]), ROWS):
+            rows = [column[start : start + ROWS] for column in columns]
+            self._record(name, len(rows[0]), call(HOLDER, *rows)).raise_for_revert()
 
     def _record(self, name: str, entries: int, receipt: Receipt) -> Receipt:
         self._operations.append(Operation(name, entries, receipt.ok, receipt.gas_used))
         return receipt
-

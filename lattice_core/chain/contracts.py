@@ -5,7 +5,7 @@ transaction, and returns its receipt, which says whether it reverted (`receipt.r
 the value and raises `Reverted` if the contract does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,7 +20,6 @@ from lattice_core.split import Cuts, Parts, Rates
 from lattice_core.units import NANO as NLAI_WEI
 
 _ENTRY = np.dtype([("id", ">u4"), ("faucet", ">u8"), ("purchased", ">u8")])
-_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,14 +312,6 @@ def deploy(chain: Chain, genesis: Genesis) -> Network:
         network.tokenomics.set_oracle(deployer, nexus, oracle).raise_for_revert()
     book.transfer_ownership(deployer, genesis.owner).raise_for_revert()
     return network
-
-
-def in_batches(call: Callable[..., Receipt], sender: bytes, *columns: Sequence[Any]) -> list[Receipt]:
-    """`call(sender, *columns)`, the rows spread over transactions small enough for the gas limit. Raises Reverted."""
-    return [
-        call(sender, *(column[start : start + _BATCH] for column in columns)).raise_for_revert()
-        for start in range(0, len(columns[0]), _BATCH)
-    ]
 
 
 def _name(name: str) -> bytes:

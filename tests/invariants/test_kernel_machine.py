@@ -350,7 +350,7 @@ class Kernel(RuleBasedStateMachine):
         assert not any(child in self.open for child in request.children)
         assert status.fee_nlai == request.charged_nlai, "INV-11: receipted tokens and nothing else"
         assert status.outcome != REJECTED or status.fee_nlai == 0
-        if cap := request.arrive.max_fee_nlai:
+        if (cap := request.arrive.max_fee_nlai) > 0:
             assert status.fee_nlai <= cap, "INV-11: never more than the cap"
         times_ns = [request.arrival_ns, status.sent_ns, status.first_token_ns, self.nexus.count("now_ns")]
         known_ns = [t_ns for t_ns in times_ns if t_ns or t_ns == request.arrival_ns]

@@ -1,0 +1,78 @@
+"""A live network's rows, gathered from its events and commands, whether they happen or are replayed."""
+
+from collections.abc import Sequence
+
+from lattice_core.census import users
+from lattice_core.chain.bridge import Operation
+from lattice_core.chain.contracts import Settled
+from lattice_core.config import Config
+from lattice_core.events import Arrive, BatchConfirmed, BatchFailed, CloseEpoch, Command, Event, Status, Submit
+from lattice_core.invariants import check
+from lattice_core.nexus import Nexus
+from lattice_core.records import Records
+
+
+class History:
+    """A row of each request, and of each epoch once the chain has answered for it; then the kernel's invariants are checked."""
+
+    def __init__(self, config: Config, nexus: Nexus, founding: Sequence[Operation]) -> None:
+        """`founding` are the transactions of the start."""
+        self.records = Records(config)
+        self.records.begin(founding)
+        self._nexus = nexus
+        self._users = users(config)
+        self._populations = [population.name for population in config.users]
+        self._arrived: dict[int, Arrive] = {}
+        self._closing: int | None = None
+        self._awaited = 0
+        self._settled: list[Settled] = []
+        self._operations: list[Operation] = []
+
+    def settle(self, settled: Settled | None, operations: Sequence[Operation]) -> None:
+        """What the chain did; to be told before the event that follows from it."""
+        self._settled += [] if settled is None else [settled]
+        self._operations += operations
+
+    def see(self, event: Event, commands: Sequence[Command]) -> None:
+        """Note an event, and what the kernel made of it. Raises InvariantError."""
+        if isinstance(event, Arrive):
+            self._arrived[event.request] = event
+        for command in commands:
+            if isinstance(command, Status):
+                self._end(command, event.t_ns)
+        if isinstance(event, CloseEpoch):
+            self._observe(event.t_ns)  # an epoch whose batches are still under way waits no longer
+            self._closing = event.epoch
+            self._awaited += sum(isinstance(command, Submit) for command in commands)
+        elif isinstance(event, BatchConfirmed | BatchFailed):
+            self._awaited -= 1
+        if self._awaited == 0:
+            self._observe(event.t_ns)
+
+    def _end(self, status: Status, t_ns: int) -> None:
+        arrive = self._arrived.pop(status.request)
+        user = self._users[arrive.account]
+        self.records.requests.append(
+            (
+                status.request,
+                self._populations.index(user.population.name),
+                user.ordinal,
+                status.node,
+                arrive.model,
+                arrive.prompt_tok,
+                status.output_tok,
+                arrive.t_ns,
+                status.sent_ns,
+                status.first_token_ns,
+                t_ns,
+                status.outcome,
+                status.reason,
+                status.fee_nlai,
+            )
+        )
+
+    def _observe(self, t_ns: int) -> None:
+        if self._closing is not None:
+            self.records.observe(self._closing, t_ns, self._nexus, self._operations, self._settled)
+            self._closing, self._settled, self._operations = None, [], []
+            check(self._nexus)

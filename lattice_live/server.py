@@ -1,0 +1,59 @@
+"""The gateway behind a listening socket, from ready to drained."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from lattice_live.gateway import application
+from lattice_live.network import Network
+
+DRAIN_S = 10
+"""How long requests under way may take to end once the server stops."""
+
+KEEP_ALIVE_S = 75
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that leaves signals to its caller and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def listen(address: str) -> socket.socket:
+    """A socket that listens at HOST:PORT. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+async def serve(network: Network, listener: socket.socket, ready: Callable[[], object], stop: asyncio.Event) -> None:
+    """Serve until `stop`, or until the driver breaks; then let requests under way end."""
+    config = uvicorn.Config(
+        application(network),
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = _Server(config, ready)
+    serving, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())
+    ends: list[asyncio.Future[Any]] = [serving, stopping, network.driver.broken]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    stopping.cancel()
+    await serving

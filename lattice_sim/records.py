@@ -1,1 +1,0 @@
-from lattice_core.records import Records as Records

@@ -1,0 +1,244 @@
+"""A run's report: one self-contained page, pictures first, then tables."""
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from lattice_core.records import SETUP
+from lattice_core.units import DAY_NS, HOUR_NS, MINUTE_NS, NANO
+from lattice_sim import metrics, pictures
+from lattice_sim.rundir import COMPLETE, Run
+
+
+class _Picture(NamedTuple):
+    title: str
+    draw: Callable[[Run, Figure], None]
+    height: float
+    caption: Callable[[Run, dict[str, Any]], str]
+
+
+def report(run: Run) -> str:
+    """The page. Nothing in it depends on the machine's clock or on how long the run took."""
+    summary = run.summary()
+    page = Template(files("lattice_sim").joinpath("report.html").read_text("utf-8"))
+    return page.substitute(
+        name=escape(run.manifest["name"]),
+        subtitle=_subtitle(run),
+        stopped=_stopped(run),
+        pictures="\n".join(_figure(number, picture, run, summary) for number, picture in enumerate(_PICTURES, 1)),
+        tables="\n".join(_tables(run, summary)),
+    )
+
+
+def key_figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The metrics that one looks at first, as (name, value) for people."""
+
+    def seconds(name: str) -> str:
+        return " / ".join(_number(summary[f"{name}_p{percent}_s"]) for percent in metrics.QUANTILES) + " s"
+
+    return [
+        ("requests arrived", f"{summary['arrived']:,}"),
+        ("completed", f"{summary['completed']:,} ({_percent(summary['completed_share'])})"),
+        ("failed", f"{summary['failed']:,} ({_percent(summary['failed_share'])})"),
+        ("rejected", f"{summary['rejected']:,} ({_percent(summary['rejected_share'])})"),
+        ("in flight at the end", f"{summary['in_flight']:,}"),
+        ("first token, p50 / p95 / p99", seconds("ttft")),
+        ("whole answer, p50 / p95 / p99", seconds("latency")),
+        ("output tokens per second", _number(summary["output_tok_per_s"])),
+        ("slots busy, of those on offer", _percent(summary["utilisation"])),
+        ("probes answered", _percent(summary["uptime"])),
+        ("fees settled", f"{_number(summary['settled_nlai'] / NANO)} LAI"),
+        ("Gini of revenue per node", _number(summary["revenue_gini"])),
+        ("gas per user in a settlement", _number(summary["gas_per_user"])),
+        ("requests in flight, mean", _number(summary["mean_in_flight"])),
+    ]
+
+
+def _subtitle(run: Run) -> str:
+    epochs = run.epochs
+    length_ns = int((epochs["end_ns"] - epochs["start_ns"]).iloc[0]) if len(epochs) else 0
+    parts = [
+        f"{run.nodes['node'].nunique():,} nodes",
+        f"{len(run.users):,} users",
+        f"{len(epochs):,} epochs of {_duration(length_ns)}" if len(epochs) else "no epoch",
+        f"seed {run.manifest['seed']}",
+        f"config <code>{run.manifest['config_sha256'][:12]}</code>",
+    ]
+    return " · ".join(parts)
+
+
+def _stopped(run: Run) -> str:
+    if run.status == COMPLETE:
+        return ""
+    reason = f": {escape(run.manifest['reason'])}" if run.manifest["reason"] else ""
+    planned = run.manifest["config"]["sim"]["epochs"]
+    return f'<p class="stopped">This run was {run.status} after {len(run.epochs):,} of {planned:,} epochs{reason}.</p>'
+
+
+def _figure(number: int, picture: _Picture, run: Run, summary: dict[str, Any]) -> str:
+    data = b64encode(pictures.svg(picture.draw, run, picture.height)).decode()
+    return (
+        f'<figure><img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}">\n'
+        f"<figcaption><strong>{number}. {escape(picture.title)}.</strong> {picture.caption(run, summary)}</figcaption></figure>"
+    )
+
+
+def _load_caption(run: Run, summary: dict[str, Any]) -> str:
+    return (
+        "Requests as they arrive, the slots that nodes have and use, and how long users wait: where busy slots come near those "
+        f"on offer, 95th percentiles rise first and rejections follow. n = {summary['arrived']:,} requests{_sampled(run)}."
+    )
+
+
+def _revenue_caption(run: Run, summary: dict[str, Any]) -> str:
+    return (
+        "What the chain settled for each node, before the split. The further the curve hangs below the diagonal, the less "
+        f"equal is the revenue; Gini {_number(summary['revenue_gini'])}. n = {run.nodes['node'].nunique():,} nodes, "
+        f"{_number(summary['settled_nlai'] / NANO)} LAI."
+    )
+
+
+def _reputation_caption(run: Run, summary: dict[str, Any]) -> str:
+    audits = int(run.nodes["audits"].sum())
+    return (
+        "The median node of each population, and the band from the 5th to the 95th percentile. Reliability falls with failures "
+        "and unanswered probes within minutes and recovers within hours; quality moves with audits only. "
+        f"n = {run.nodes['node'].nunique():,} nodes, {int(run.nodes['probes'].sum()):,} probes, {audits:,} audits."
+    )
+
+
+def _fees_caption(run: Run, summary: dict[str, Any]) -> str:
+    return (
+        f"Each settled fee is cut for burn, treasury, auditors and delegators in this order, and the operator keeps the rest. "
+        f"{_percent(summary['faucet_share'])} was paid from faucet credit. n = {len(run.epochs):,} epochs, "
+        f"{_number(summary['settled_nlai'] / NANO)} LAI."
+    )
+
+
+def _gas_caption(run: Run, summary: dict[str, Any]) -> str:
+    founding = run.gas_measured[run.gas_measured["epoch"] == SETUP]
+    return (
+        "What settling costs the chain, as measured by the EVM: a settlement has a fixed part, so that gas per user falls as "
+        f"more users share one. n = {len(run.transactions) - len(founding):,} transactions; founding the network took another "
+        f"{len(founding):,} and {founding['gas_used'].sum() / 1e6:,.1f} million gas."
+    )
+
+
+def _outcomes_caption(run: Run, summary: dict[str, Any]) -> str:
+    ended = summary["completed"] + summary["failed"] + summary["rejected"]
+    return (
+        "Left, the share of answers that came within a time; right, why requests got no whole answer, as a share of all. "
+        f"n = {ended:,} requests ended{_sampled(run)}."
+    )
+
+
+_PICTURES = (
+    _Picture("Load and latency over time", pictures.load_and_latency, 7.6, _load_caption),
+    _Picture("Revenue per node", pictures.revenue, 3.4, _revenue_caption),
+    _Picture("Reputation over time", pictures.reputation, 3.0, _reputation_caption),
+    _Picture("Where the fees went", pictures.fees, 3.0, _fees_caption),
+    _Picture("Gas", pictures.gas, 3.0, _gas_caption),
+    _Picture("How requests ended", pictures.outcomes, 3.2, _outcomes_caption),
+)
+
+
+def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
+    yield _table("In figures", ("metric", "value"), key_figures(summary))
+    every = run.manifest["requests"]["every"]
+    requests = run.requests
+    yield _table(
+        "Users by population",
+        ("population", "users", "requests", "completed", "first token p50 / p95, s", "whole answer p50 / p95, s", "fees, LAI"),
+        [
+            (
+                str(name),
+                f"{(run.users['population'] == name).sum():,}",
+                f"{len(rows) * every:,}",
+                _percent((rows["outcome"] == "completed").mean()),
+                _pair(metrics.ttft_ns(rows)),
+                _pair(metrics.latency_ns(rows)),
+                _number(rows["fee_nlai"].sum() * every / NANO),
+            )
+            for name, rows in requests.groupby("population")
+        ],
+    )
+    yield _table(
+        "Nodes by population",
+        ("population", "nodes", "answers", "lost", "probes answered", "revenue, LAI", "per node", "reliability", "quality"),
+        [
+            (
+                str(name),
+                f"{rows['node'].nunique():,}",
+                f"{rows['legs_done'].sum():,}",
+                f"{rows['legs_lost'].sum():,}",
+                _percent(_share(rows["probes_ok"].sum(), rows["probes"].sum())),
+                _number(metrics.revenue_nlai(rows).sum() / NANO),
+                _number(metrics.revenue_nlai(rows).mean() / NANO),
+                _number(rows.loc[rows["epoch"] == rows["epoch"].max(), "reliability"].mean()),
+                _number(rows.loc[rows["epoch"] == rows["epoch"].max(), "quality"].mean()),
+            )
+            for name, rows in run.nodes.groupby("population")
+        ],
+    )
+    gas = run.gas_measured.set_index("transaction")["gas_used"]
+    yield _table(
+        "Transactions",
+        ("operation", "sent", "reverted", "entries", "gas", "gas each"),
+        [
+            (
+                str(name),
+                f"{len(rows):,}",
+                f"{(rows['status'] == 'reverted').sum():,}",
+                f"{rows['entries'].sum():,}",
+                _number(float(gas.reindex(rows["transaction"]).sum(min_count=1))),
+                _number(float(gas.reindex(rows["transaction"]).mean())),
+            )
+            for name, rows in run.transactions.groupby("operation")
+        ],
+    )
+    hashes = ("config_sha256", "rules_sha256", "contracts_sha256", "digest")
+    rows = [(name.replace("_", " "), f"<code>{run.manifest[name]}</code>") for name in hashes]
+    yield _table("What ran", ("", ""), rows, marked_up=True)
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], marked_up: bool = False) -> str:
+    body = "".join(
+        f"<tr>{''.join(f'<td>{cell if marked_up else escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows
+    )  # fmt: skip
+    head = f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>" if any(heads) else ""
+    return f'<h2>{escape(title)}</h2>\n<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody></table></div>'
+
+
+def _sampled(run: Run) -> str:
+    every = run.manifest["requests"]["every"]
+    return f", of which every {every}th is drawn" if every > 1 else ""
+
+
+def _pair(values_ns: Any) -> str:
+    median, high = (metrics.quantile(values_ns, percent) for percent in (50, 95))
+    return "–" if median is None or high is None else f"{_number(median / NANO)} / {_number(high / NANO)}"
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part) / float(whole) if whole else None
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None or share != share else f"{share:.2%}"
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits, and no exponent where one can do without."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _duration(ns: int) -> str:
+    units = (("d", DAY_NS), ("h", HOUR_NS), ("min", MINUTE_NS), ("s", NANO))
+    return next((f"{ns // unit_ns:,} {name}" for name, unit_ns in units if ns and ns % unit_ns == 0), f"{ns / NANO:g} s")

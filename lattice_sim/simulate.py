@@ -1,0 +1,78 @@
+"""Simulate a network from its config to its run directory."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from lattice_core.chain.port import Reverted
+from lattice_core.config import Config, ConfigError, revise
+from lattice_core.records import Records
+from lattice_sim import networks
+from lattice_sim.model import LatticeModel
+from lattice_sim.rundir import COMPLETE, FAILED, INTERRUPTED, Draft, Journal, Run
+
+
+def run(
+    config: Config | str | Path,
+    changes: Mapping[str, object] | None = None,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    journal: bool = False,
+    on_epoch: Callable[[LatticeModel], object] = lambda model: None,
+    clock: Callable[[], float] = lambda: 0.0,
+    stoppable: AbstractContextManager[object] | None = None,
+) -> Run:
+    """Simulate a network to its end and return what it left; with `out`, write the run directory too.
+
+    `config` is a Config, a YAML file or the name of a shipped network, `changes` other values by dotted path. With `journal`,
+    `out` also holds every input event and decision. `on_epoch` sees the model after each epoch; `clock`, such as
+    `time.perf_counter`, gives the manifest's `timings`; `stoppable` is entered while Ctrl-C may stop the simulation.
+
+    Ctrl-C and a settlement that reverts end the run early: its status says so, and it holds the epochs done. Raises ConfigError
+    for bad input, and for an `out` that exists unless `force` replaces it.
+    """
+    if not isinstance(config, Config):
+        config = networks.read(config)
+    if changes:
+        config = revise(config, changes)
+    if journal and out is None:
+        raise ConfigError("journal: needs an out to be written to")
+    with Draft(out, force=force) if out is not None else nullcontext() as draft:
+        with Journal(draft.path) if draft and journal else nullcontext() as lines:
+            done = _simulate(config, lines, on_epoch, clock, stoppable or nullcontext())
+        if draft:
+            done.write(draft.path)
+            draft.publish()
+    return done
+
+
+def _simulate(
+    config: Config,
+    journal: Journal | None,
+    on_epoch: Callable[[LatticeModel], object],
+    clock: Callable[[], float],
+    stoppable: AbstractContextManager[object],
+) -> Run:
+    records, beyond_horizon, status, reason = Records(config), 0, COMPLETE, ""
+    began = ready = clock()
+    try:
+        with stoppable:
+            model = LatticeModel(config, journal=journal and journal.event, decisions=journal and journal.decision)
+            records, ready = model.records, clock()
+            while model.running:
+                observed = records.epochs
+                try:
+                    model.step()
+                finally:
+                    if journal and records.epochs > observed:
+                        journal.mark()
+                on_epoch(model)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Reverted as error:
+        status, reason = FAILED, str(error)
+    else:
+        beyond_horizon = model.engine.beyond_horizon()
+    timings = {"set_up_s": ready - began, "epochs_s": clock() - ready}
+    return Run.of(config, records, status, reason, beyond_horizon, timings)
