@@ -94,7 +94,11 @@ def network(nodes: int, requests: int, engine: str) -> Any:
     servers = max(1, round(nodes * config.nodes[0].count / whole))
     counts = [servers, nodes - servers]
     document = config.document()
-    kept = [{**population, "count": count, "availability": {}} for population, count in zip(document["nodes"], counts) if count]
+    kept = [
+        {**population, "count": count, "availability": {}}
+        for population, count in zip(document["nodes"], counts, strict=True)
+        if count
+    ]
     (users,) = document["users"]
     users = {**users, "count": max(1, users["count"] * nodes // whole), "workload": {"poisson": {"requests_per_day": 1.0}}}
     config = revise(config, {"nodes": kept, "users": [users], "routing.policy": "score_sampled", "sim.engine": engine})

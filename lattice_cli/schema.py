@@ -13,5 +13,5 @@ def add(subparsers: Any) -> None:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    print(json.dumps(schema(), indent=2))
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))
     return 0

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from lattice_core.config import Config, NodePopulation, UserPopulation
 from lattice_core.streams import entity_key
 
-
 NOBODY = -1
 
 

@@ -1,7 +1,8 @@
 """What enters the kernel and what leaves it, as tuples with names.
 
-An event carries its own time. Ids of requests grow within a Nexus; ids of legs, and serials of probes, are the kernel's own and come
-back as they were sent. Nodes, accounts and offers are dense indices: on the chain a user id is an account, a node id a node.
+An event carries its own time. Ids of requests grow within a Nexus; ids of legs, and serials of probes, are the kernel's own
+and come back as they were sent. Nodes, accounts and offers are dense indices: on the chain a user id is an account, a node id
+a node.
 """
 
 from typing import NamedTuple
@@ -97,7 +98,8 @@ class NodeDown(NamedTuple):
 
 
 class Arrive(NamedTuple):
-    """A request. `held`: reserve `max_fee_nlai` and wait for `Proceed`; `parent`: the request that pays and of which this is a part.
+    """A request. `held`: reserve `max_fee_nlai` and wait for `Proceed`; `parent`: the request that pays and of which this is
+    a part.
 
     `kind` and `privacy` are indices of `state.KINDS` and `state.PRIVACY`; `max_fee_nlai` 0 means no cap, `deadline_ns` 0 none.
     """

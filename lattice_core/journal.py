@@ -1,7 +1,7 @@
 """The journal's format: one header, then every input event in order, a line of JSON each.
 
-The header names the format, the hash of the event schema and the hash of the rules; what it does not know it refuses. The kernel
-writes lines to whatever sink it is given: files belong to drivers. A last line without its end was never written.
+The header names the format, the hash of the event schema and the hash of the rules; what it does not know it refuses. The
+kernel writes lines to whatever sink it is given: files belong to drivers. A last line without its end was never written.
 """
 
 import json

@@ -7,6 +7,7 @@ their root's reservation: one payer, one reservation.
 import numpy as np
 
 from lattice_core.jit import jit, rows
+from lattice_core.split import scale
 from lattice_core.state import (
     ACCOUNTS,
     NODES,
@@ -22,7 +23,6 @@ from lattice_core.state import (
     params,
     request_at,
 )
-from lattice_core.split import scale
 from lattice_core.streams import mix
 
 
@@ -43,7 +43,8 @@ def root_of(S: Handle, request: int) -> int:
 
 @jit
 def available_nlai(S: Handle, request: int) -> int:
-    """The most that one more leg of `request` may cost: what is held and not committed, and for a root what its account has free.
+    """The most that one more leg of `request` may cost: what is held and not committed, and for a root what its account has
+    free.
 
     A sub-request never reaches past its root's reservation.
     """
@@ -165,8 +166,8 @@ def skip_debit(S: Handle, account: int) -> None:
 def confirm_chunk(S: Handle, chunk: int) -> None:
     """The chain has settled the chunk: what is still unsettled after the skips is spent, and paid to the nodes.
 
-    If debits were skipped, the chain has paid each node its gross scaled by applied/claimed, rounded down (the treasury has what
-    rounding left). The rest of it is sent again, worth just as much as the skipped debits.
+    If debits were skipped, the chain has paid each node its gross scaled by applied/claimed, rounded down (the treasury has
+    what rounding left). The rest of it is sent again, worth just as much as the skipped debits.
     """
     users = params(S).chunk_users
     applied, faucet_applied = 0, 0

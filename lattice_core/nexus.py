@@ -1,7 +1,7 @@
 """The Nexus kernel as its drivers see it: events in, commands out, no clock and no I/O.
 
-A typed, journalled shell around the rules. It finds rows by id, keeps room in the tables, and turns what a rule left in `outs` into
-commands; it decides nothing.
+A typed, journalled shell around the rules. It finds rows by id, keeps room in the tables, and turns what a rule left in
+`outs` into commands; it decides nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,7 +106,10 @@ class Nexus:
             journal(header_line(config.canonical()))
 
     def handle(self, event: Event) -> Sequence[Command]:
-        """Take one event and say what is to be done. Total: whatever does not fit is counted in `ignored` and changes nothing."""
+        """Take one event and say what is to be done.
+
+        Total: whatever does not fit is counted in `ignored` and changes nothing.
+        """
         if self._journal is not None:
             now_ns = self.count("now_ns")
             self._journal(event_line(event if event.t_ns >= now_ns else event._replace(t_ns=now_ns)))
@@ -262,8 +265,8 @@ class Nexus:
         parent = self._rows.get(e.parent, NONE) if e.parent else NONE
         row = int(self._state.clock[0]["free_request"])
         count = rules.arrive(
-            self._state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster, e.privacy,
-            e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.t_ns, self._score,
+            self._state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster,
+            e.privacy, e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.t_ns, self._score,
         )  # fmt: skip
         if self._state.requests[row]["id"] == e.request:
             self._rows[e.request] = row

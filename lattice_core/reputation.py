@@ -1,7 +1,7 @@
 """What the Nexus has seen of a node, never what a node says of itself.
 
-Latency is a Peak-EWMA (Finagle), reliability a pair of discounted success counts (after The Graph's indexer selection), quality a
-discounted Beta posterior over audits with a low prior: newcomers pay dues (Jøsang & Ismail; Friedman & Resnick).
+Latency is a Peak-EWMA (Finagle), reliability a pair of discounted success counts (after The Graph's indexer selection),
+quality a discounted Beta posterior over audits with a low prior: newcomers pay dues (Jøsang & Ismail; Friedman & Resnick).
 """
 
 import math

@@ -1,9 +1,10 @@
 """Filter → score → pick: which offer serves a request.
 
-Offers stand in groups by (model, kind, cluster). A policy draws `candidates` distinct positions of the group's active offers by jump
-hash, so that the cost does not depend on the number of nodes and one more node moves 1/n of the draws; the filters drop those that may
-not serve; the policy's score orders the rest. With probability `explore` the last position is drawn among under-observed offers. If no
-drawn candidate may serve, one full pass in index order decides; only an empty pass is a rejection, with its reason.
+Offers stand in groups by (model, kind, cluster). A policy draws `candidates` distinct positions of the group's active offers
+by jump hash, so that the cost does not depend on the number of nodes and one more node moves 1/n of the draws; the filters
+drop those that may not serve; the policy's score orders the rest. With probability `explore` the last position is drawn among
+under- observed offers. If no drawn candidate may serve, one full pass in index order decides; only an empty pass is a
+rejection, with its reason.
 
     U = q² · s⁴ · g(T̂) · (p_ref/p) · h(bond)^¼        T̂ = (ttft + prompt·prefill_ref + expected·itl) · (in_flight + 1)/slots
     g(T) = (1 + e^(−T0/σ)) / (1 + e^((T − T0)/σ)), at least 1e-3, σ = T0/2;    h = 1 − e^(−bond/bond_ref)
@@ -124,8 +125,8 @@ def policy(candidates: int = 4, explores: bool = True) -> Callable[[Callable[[An
     """Make `score(offer, request, weights) -> float64`, higher is better, a routing policy.
 
     The columns are those of `state.OFFER_VIEW`, `REQUEST_VIEW` and `WEIGHTS`. `candidates` offers are drawn for each decision;
-    a policy that `explores` draws one of them among the under-observed in the configured share of decisions. A score that is not
-    finite drops the offer.
+    a policy that `explores` draws one of them among the under-observed in the configured share of decisions. A score that is
+    not finite drops the offer.
     """
 
     def compile_score(score: Callable[[Any, Any, Any], float]) -> Policy:

@@ -2,16 +2,16 @@
 
 Rules for a request, as a story:
 
-* `arrive` routes it, reserves the quote of the offer it got and dispatches a leg; or reserves its cap and waits (`held`), so that
-  sub-requests (rows of their own, with `parent`) can be served from the same reservation before `proceed` dispatches it.
+* `arrive` routes it, reserves the quote of the offer it got and dispatches a leg; or reserves its cap and waits (`held`), so
+  that sub-requests (rows of their own, with `parent`) can be served from the same reservation before `proceed` dispatches it.
 * `first_token`, `progress` and `complete` are what the Nexus sees of the leg. Progress is cumulative: the last receipted token.
-* `fail` ends a leg. Before the first token the request is routed again, at most `retries` times; after it the request fails, and the
-  node is paid for the receipted tokens, the prompt included.
+* `fail` ends a leg. Before the first token the request is routed again, at most `retries` times; after it the request fails,
+  and the node is paid for the receipted tokens, the prompt included.
 * `cancel` (the client left) and the deadline end the request likewise.
 * However a request ends, its account pays for receipted tokens only and the rest of the reservation is released (INV-11).
 
-Every rule takes the time, is total (unknown, late and duplicate ids are counted in `clock.ignored` and change nothing else), and
-leaves what it asks of the driver in `outs`; it returns how many.
+Every rule takes the time, is total (unknown, late and duplicate ids are counted in `clock.ignored` and change nothing else),
+and leaves what it asks of the driver in `outs`; it returns how many.
 """
 
 import numpy as np
@@ -569,7 +569,8 @@ def arrive(
 ) -> int:
     """A request. `parent` is the row of its root, found by `parent_id` (0: it is a root). A free row and leg exist already.
 
-    `held` reserves `max_fee_nlai` and dispatches nothing until `proceed`. Ids grow: one that does not is a duplicate, and ignored.
+    `held` reserves `max_fee_nlai` and dispatches nothing until `proceed`. Ids grow: one that does not is a duplicate, and
+    ignored.
     """
     t = _begin(S, t_ns)
     c = clock(S)
@@ -810,7 +811,7 @@ def timer(S: Handle, t_ns: int) -> int:
         return 0
     kind, at = timer_at(S, 0).kind, timer_at(S, 0).row
     drop_first(S)
-    if kind == TIMER_DEADLINE or kind == TIMER_RESERVATION:
+    if kind in (TIMER_DEADLINE, TIMER_RESERVATION):
         _abandon(S, at, DEADLINE if kind == TIMER_DEADLINE else RESERVATION_EXPIRED, t)
     elif kind == TIMER_BREAKER:
         n = node_at(S, at)

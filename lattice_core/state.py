@@ -97,7 +97,7 @@ NONE = -1
 
 
 def _dtype(**columns: Any) -> np.dtype[Any]:
-    return np.dtype([(name, kind) for name, kind in columns.items()], align=True)
+    return np.dtype(list(columns.items()), align=True)
 
 
 i1, i4, i8, u8, f8 = np.int8, np.int32, np.int64, np.uint64, np.float64
@@ -470,17 +470,17 @@ class State:
 
     def __setstate__(self, tables: dict[str, Rows]) -> None:
         self._new_directory()
-        for name, rows in tables.items():
-            self._put(name, rows)
+        for name, table in tables.items():
+            self._put(name, table)
 
     def _new_directory(self) -> None:
         self._directory = np.zeros(2 * len(_TABLES), np.int64)
         self.handle: Handle = int(self._directory.ctypes.data)
 
-    def _put(self, name: str, rows: Rows) -> None:
+    def _put(self, name: str, table: Rows) -> None:
         entry = 2 * list(_TABLES).index(name)
-        self._directory[entry : entry + 2] = rows.ctypes.data, len(rows)
-        setattr(self, name, rows)
+        self._directory[entry : entry + 2] = table.ctypes.data, len(table)
+        setattr(self, name, table)
 
     def _lengthen(self, name: str, at_least: int = 0) -> Rows:
         old = getattr(self, name)

@@ -1,7 +1,7 @@
 """The kernel's timers: a binary heap ordered by (time, kind, row, tag).
 
-A request's timer is not removed when the request ends, but skipped: its tag no longer matches. Skipped ones leave the top at once,
-so the top is always due for something.
+A request's timer is not removed when the request ends, but skipped: its tag no longer matches. Skipped ones leave the top at
+once, so the top is always due for something.
 """
 
 from lattice_core.jit import jit

@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 type Action = TopUp | Claim
 
 
-class User(mesa.Agent):  # type: ignore[misc]
+class User(mesa.Agent):
     """Keeps the escrow filled from the wallet, while there is something in it."""
 
     def __init__(self, model: "LatticeModel", entry: UserEntry) -> None:
@@ -59,7 +59,7 @@ class User(mesa.Agent):  # type: ignore[misc]
             yield TopUp(self.entry.account, amount)
 
 
-class Operator(mesa.Agent):  # type: ignore[misc]
+class Operator(mesa.Agent):
     """Runs a node and claims its earnings once a day."""
 
     def __init__(self, model: "LatticeModel", entry: NodeEntry) -> None:

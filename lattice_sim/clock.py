@@ -1,7 +1,7 @@
 """SimPy's environment with the order that every engine keeps: (time, kind rank, entity, per-entity count).
 
-SimPy breaks ties by the order in which events were made; here an event's key does, so that two engines agree whatever their code
-looks like. Time is an integer number of nanoseconds.
+SimPy breaks ties by the order in which events were made; here an event's key does, so that two engines agree whatever their
+code looks like. Time is an integer number of nanoseconds.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,11 @@ _STARTING = (-1, 0, 0)
 class Clock(simpy.Environment):
     """Simulated time. Every event but a process's start is placed with `at` or `call`."""
 
+    @property
+    def now(self) -> int:
+        """Simulated time, ns."""
+        return self._now  # type: ignore[return-value]
+
     def at(self, t_ns: int, rank: int, entity: int, count: int) -> simpy.Event:
         """An event that a process can wait for, at `t_ns` and in its place among the events of that time."""
         event = simpy.Event(self)
@@ -28,9 +33,8 @@ class Clock(simpy.Environment):
 
     def call(self, t_ns: int, rank: int, entity: int, count: int, action: Callable[..., object], *args: Any) -> None:
         """Do `action(*args)` at `t_ns`."""
-        callbacks = self.at(t_ns, rank, entity, count).callbacks
-        assert callbacks is not None
-        callbacks.append(lambda _: action(*args))
+        event = self.at(t_ns, rank, entity, count)
+        event.callbacks = [lambda _: action(*args)]
 
     def schedule(self, event: simpy.Event, priority: int = NORMAL, delay: float = 0) -> None:
         """What SimPy itself schedules, the starts and ends of processes, happens at once."""

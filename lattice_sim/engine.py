@@ -1,8 +1,8 @@
 """The reference engine: a network of nodes and users under SimPy's clock, written to be read. The oracle for faster ones.
 
-Requests, legs, failures and days are processes; what a node does with its requests stands in `lattice_core.service`, what the Nexus
-makes of it in the kernel, which is reached through `Nexus.handle` alone. The engine knows what no policy may know: how long an answer
-will be.
+Requests, legs, failures and days are processes; what a node does with its requests stands in `lattice_core.service`, what the
+Nexus makes of it in the kernel, which is reached through `Nexus.handle` alone. The engine knows what no policy may know: how
+long an answer will be.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -57,6 +57,7 @@ RETRY_WAIT_NS = 2 * NANO
 class Ask:
     """A request as only the simulator knows it: with the answer's true length."""
 
+    arrival_ns: int
     population: int
     user: int
     account: int
@@ -65,7 +66,6 @@ class Ask:
     max_tok: int
     output_tok: int
     patience_ns: int
-    arrival_ns: int
     tries: int = 0
     leg: int = 0
     began: bool = False
@@ -76,7 +76,7 @@ _ASKED = ("t_ns", "user", "model", "prompt_tok", "max_tok", "output_tok", "patie
 
 @dataclass(slots=True)
 class Leg:
-    """A leg that the Nexus has sent: where its job stands at the node, once it is there, and what it has delivered when done."""
+    """A leg that the Nexus has sent: its job at the node, once it is there, and what it has delivered when done."""
 
     request: int
     node: int
@@ -155,7 +155,7 @@ class ReferenceEngine:
         rows = zip(*(getattr(requests, name).tolist() for name in _ASKED), strict=True)
         for count, (t_ns, user, *asked) in enumerate(rows):
             yield self.clock.at(t_ns, ARRIVAL, population, count)
-            self._ask(Ask(population, user, first + user, *asked, arrival_ns=t_ns))
+            self._ask(Ask(t_ns, population, user, first + user, *asked))
 
     def _ask(self, ask: Ask) -> None:
         """A user asks: the request arrives, and someone keeps an eye on the time."""

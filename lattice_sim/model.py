@@ -19,7 +19,7 @@ from lattice_sim.agents import Action, Claim, Operator, TopUp, User, View
 from lattice_sim.engine import ReferenceEngine
 
 
-class LatticeModel(mesa.Model):  # type: ignore[misc]
+class LatticeModel(mesa.Model):
     """A simulated network. `step()` is one epoch; `running` turns False after the last.
 
     Nothing in it draws from `model.random` or `model.rng`: draws come from counter-based streams keyed by the config's seed.

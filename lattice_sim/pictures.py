@@ -88,9 +88,9 @@ def load_and_latency(run: Run, figure: Figure) -> None:
     rate.set_title("Requests per minute, by how they ended")
 
     lengths_ns = (run.epochs["end_ns"] - run.epochs["start_ns"]).to_numpy()
-    for column, label, colour in (("offered_slot_ns", "on offer", GREY), ("busy_slot_ns", "busy", BLUE)):
-        mean = run.epochs[column].to_numpy(float) / lengths_ns
-        slots.stairs(mean, _edges(run) / time.ns, label=label, color=colour, fill=column == "busy_slot_ns", linewidth=1.6)
+    busy, offered = (run.epochs[name].to_numpy(float) / lengths_ns for name in ("busy_slot_ns", "offered_slot_ns"))
+    slots.stairs(offered, _edges(run) / time.ns, baseline=None, label="on offer", color=GREY, linewidth=1.6)
+    slots.stairs(busy, _edges(run) / time.ns, fill=True, label="busy", color=BLUE)
     if len(run.epochs):
         _legend(slots)
     slots.set_title("Slots, mean of each epoch")
@@ -220,13 +220,14 @@ def gas(run: Run, figure: Figure) -> None:
     settles = settles[settles["entries"] > 0]
     t = pd.Series(edges[1:], index=run.epochs["epoch"])[settles.index]
     each.plot(t, settles["gas_used"] / settles["entries"], color=BLUE, marker="o", markersize=3)
+    each.margins(y=0.15)
     each.set_ylim(bottom=0)
     each.yaxis.set_major_formatter(FuncFormatter(lambda gas, _: f"{gas:,.0f}"))
     each.set_title("Gas per user in a settlement")
     for axes in (used, each):
         _time_axis(axes, run)
     if len(operations):
-        used.legend(loc="best")
+        _legend(used)
     else:
         used.text(0.5, 0.5, "not measured on this chain", transform=used.transAxes, ha="center", color=GREY)
 
@@ -253,7 +254,7 @@ def outcomes(run: Run, figure: Figure) -> None:
     why.barh(names, list(shares.values()), color=RED, height=0.65)
     for row, share in enumerate(shares.values()):
         why.text(share, row, f" {share:.2%}", va="center")
-    why.invert_yaxis()
+    why.set_ylim(max(len(names), 4) - 0.5, -0.5)
     why.set_xlim(0, max([*shares.values(), 0.01]) * 1.35)
     why.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.1%}"))
     why.xaxis.set_major_locator(MaxNLocator(4))

@@ -4,8 +4,7 @@ from collections import Counter
 from typing import Any
 
 from lattice_core.nexus import Nexus
-from lattice_core.state import CLOSED, FREE, HELD, NONE, OPEN, RUNNING, UP
-from lattice_core.state import TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION
+from lattice_core.state import CLOSED, FREE, HELD, NONE, OPEN, RUNNING, TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, UP
 
 
 def money(nexus: Nexus) -> None:
