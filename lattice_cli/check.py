@@ -14,10 +14,9 @@ def add(subparsers: Any) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
-    counts = [(population.count, population.name) for population in (*config.nodes, *config.users)]
     print(f"OK  {config.name}  {config.sha256()[:8]}")
-    print(f"  nodes     {_populations(counts[: len(config.nodes)])}")
-    print(f"  users     {_populations(counts[len(config.nodes) :])}")
+    print(f"  nodes     {_counts({nodes.name: nodes.count for nodes in config.nodes})}")
+    print(f"  users     {_counts({users.name: users.count for users in config.users})}")
     for users in config.users:
         print(f"  workload  {users.name}: {_workload(users)}")
     for model in config.models:
@@ -25,8 +24,8 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _populations(counts: list[tuple[int, str]]) -> str:
-    return f"{sum(count for count, _ in counts):,}  ({', '.join(f'{count:,} {name}' for count, name in counts)})"
+def _counts(counts: dict[str, int]) -> str:
+    return f"{sum(counts.values()):,}  ({', '.join(f'{count:,} {name}' for name, count in counts.items())})"
 
 
 def _workload(users: Any) -> str:

@@ -22,32 +22,33 @@ def add(subparsers: Any) -> None:
     parser.set_defaults(command=_run)
 
 
+@deferred()
 def _run(arguments: argparse.Namespace) -> int:
     chosen = {"sim.engine": arguments.engine, "chain.backend": arguments.chain}
     config = read_config(arguments, *(f"{path}={value}" for path, value in chosen.items() if value is not None))
-    with deferred():
-        from tqdm import tqdm
 
-        from lattice_sim.report import key_figures
-        from lattice_sim.rundir import default_folder
-        from lattice_sim.simulate import run
+    from tqdm import tqdm
 
-        out = arguments.out or default_folder(config)
-        with tqdm(total=config.sim.epochs, unit="epoch", disable=None, leave=False) as bar:
-            done = run(
-                config,
-                out=out,
-                force=arguments.force,
-                journal=arguments.journal,
-                on_epoch=lambda model: bar.update(),
-                clock=time.perf_counter,
-                stoppable=interruptible(),
-            )
-        for name, value in key_figures(done.summary()):
-            print(f"{name:<32}{value}")
-        print(f"{'report':<32}{out}/report.html")
-        if done.status != "complete":
-            reason = f": {done.manifest['reason']}" if done.manifest["reason"] else ""
-            epochs = f"{len(done.epochs)} of {config.sim.epochs} epochs"
-            print(f"{arguments.config}: {done.status} after {epochs}{reason}", file=sys.stderr)
+    from lattice_sim.report import key_figures
+    from lattice_sim.rundir import default_folder
+    from lattice_sim.simulate import run
+
+    out = arguments.out or default_folder(config)
+    with tqdm(total=config.sim.epochs, unit="epoch", disable=None, leave=False) as bar:
+        done = run(
+            config,
+            out=out,
+            force=arguments.force,
+            journal=arguments.journal,
+            on_epoch=lambda model: bar.update(),
+            clock=time.perf_counter,
+            stoppable=interruptible(),
+        )
+    for name, value in key_figures(done.summary()):
+        print(f"{name:<32}{value}")
+    print(f"{'report':<32}{out}/report.html")
+    if done.status != "complete":
+        reason = f": {done.manifest['reason']}" if done.manifest["reason"] else ""
+        epochs = f"{len(done.epochs)} of {config.sim.epochs} epochs"
+        print(f"{arguments.config}: {done.status} after {epochs}{reason}", file=sys.stderr)
     return _EXIT_CODES[done.status]

@@ -23,7 +23,7 @@ _POPULATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _OUTCOMES = {"completed": SKY, "in_flight": GREY, "failed": RED, "rejected": ORANGE}
 _CUTS = {"operators": BLUE, "treasury": GREEN, "auditors": PURPLE, "burned": RED, "delegators": SKY}
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "lattice",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -64,6 +64,10 @@ def svg(draw: Callable[[Run, Figure], None], run: Run, height: float) -> bytes:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(9, height), layout="constrained")
         draw(run, figure)
+        for axes in figure.axes:
+            if not axes.has_data():
+                axes.set(xticks=[], yticks=[])
+                axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", color=GREY)
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, dpi=150)
     return file.getvalue()
 
@@ -75,23 +79,23 @@ def load_and_latency(run: Run, figure: Figure) -> None:
     arrivals_ns = requests["arrival_ns"] - _start_ns(run)
     edges_ns = _bins(run)
     middles = (edges_ns[:-1] + edges_ns[1:]) / 2 / time.ns
-    per_bin = {outcome: np.histogram(arrivals_ns[requests["outcome"] == outcome], edges_ns)[0] for outcome in _OUTCOMES}
-    seconds = np.diff(edges_ns) / NANO
-    every = run.manifest["requests"]["every"]
-    shown = [outcome for outcome, counts in per_bin.items() if counts.any()]
-    if shown:
-        rates = [per_bin[outcome] * every / seconds * 60 for outcome in shown]
-        rate.stackplot(
-            middles, rates, labels=[o.replace("_", " ") for o in shown], colors=[_OUTCOMES[o] for o in shown], linewidth=0
-        )
+    per_minute = run.manifest["requests"]["every"] / (np.diff(edges_ns) / MINUTE_NS)
+    base = np.zeros(len(edges_ns) - 1)
+    for outcome, colour in _OUTCOMES.items():
+        counts = np.histogram(arrivals_ns[requests["outcome"] == outcome], edges_ns)[0]
+        if counts.any():
+            top = base + counts * per_minute
+            rate.stairs(top, edges_ns / time.ns, baseline=base, fill=True, color=colour, label=outcome.replace("_", " "))
+            base = top
+    if len(requests):
         _legend(rate)
     rate.set_title("Requests per minute, by how they ended")
 
     lengths_ns = (run.epochs["end_ns"] - run.epochs["start_ns"]).to_numpy()
     busy, offered = (run.epochs[name].to_numpy(float) / lengths_ns for name in ("busy_slot_ns", "offered_slot_ns"))
-    slots.stairs(offered, _edges(run) / time.ns, baseline=None, label="on offer", color=GREY, linewidth=1.6)
-    slots.stairs(busy, _edges(run) / time.ns, fill=True, label="busy", color=BLUE)
     if len(run.epochs):
+        slots.stairs(offered, _edges(run) / time.ns, baseline=None, label="on offer", color=GREY, linewidth=1.6)
+        slots.stairs(busy, _edges(run) / time.ns, fill=True, label="busy", color=BLUE)
         _legend(slots)
     slots.set_title("Slots, mean of each epoch")
 
@@ -103,10 +107,10 @@ def load_and_latency(run: Run, figure: Figure) -> None:
         bins = np.searchsorted(edges_ns, arrivals_ns[rows.index], side="right") - 1
         delays = (rows[column] - rows["arrival_ns"]).groupby(bins)
         for percent, colour in ((95, ORANGE), (50, BLUE)):
-            level = delays.apply(lambda ns, percent=percent: (metrics.quantile(ns.to_numpy(), percent) or 0) / NANO)
-            axes.plot(middles[level.index], level, color=colour, label=f"p{percent}", marker=_marker(level))
-        if len(rows):
-            _legend(axes)
+            level_s = [(metrics.quantile(ns.to_numpy(), percent) or 0) / NANO for _, ns in delays]
+            if level_s:
+                axes.plot(middles[list(delays.indices)], level_s, color=colour, label=f"p{percent}", marker=_marker(level_s))
+                _legend(axes)
         axes.set_title(title)
     for axes in (rate, slots, first, whole):
         axes.set_ylim(bottom=0)
@@ -130,8 +134,8 @@ def revenue(run: Run, figure: Figure) -> None:
     if len(ranked):
         bars.legend(loc="upper right")
     total = float(income.sum())
-    lorenz.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
     if total > 0:
+        lorenz.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         curve = np.concatenate([[0.0], np.cumsum(np.sort(income.to_numpy())) / total])
         shares = np.linspace(0, 1, len(curve))
         lorenz.fill_between(shares, curve, shares, color=BLUE, alpha=0.15, linewidth=0)
@@ -219,7 +223,8 @@ def gas(run: Run, figure: Figure) -> None:
     settles = measured[measured["operation"] == "settle"].groupby("epoch")[["gas_used", "entries"]].sum()
     settles = settles[settles["entries"] > 0]
     t = pd.Series(edges[1:], index=run.epochs["epoch"])[settles.index]
-    each.plot(t, settles["gas_used"] / settles["entries"], color=BLUE, marker="o", markersize=3)
+    if len(settles):
+        each.plot(t, settles["gas_used"] / settles["entries"], color=BLUE, marker="o", markersize=3)
     each.margins(y=0.15)
     each.set_ylim(bottom=0)
     each.yaxis.set_major_formatter(FuncFormatter(lambda gas, _: f"{gas:,.0f}"))
@@ -228,8 +233,6 @@ def gas(run: Run, figure: Figure) -> None:
         _time_axis(axes, run)
     if len(operations):
         _legend(used)
-    else:
-        used.text(0.5, 0.5, "not measured on this chain", transform=used.transAxes, ha="center", color=GREY)
 
 
 def outcomes(run: Run, figure: Figure) -> None:
@@ -284,7 +287,7 @@ def _edges(run: Run) -> NDArray[np.int64]:
 
 def _bins(run: Run) -> NDArray[np.int64]:
     """Edges of up to 96 equal pieces of time, fewer for few requests, ns since the start."""
-    pieces = int(np.clip(len(run.requests) // 20, 1, 96))
+    pieces = int(np.clip(len(run.requests) // 10, 1, 96))
     return np.linspace(0, max(1, metrics.horizon_ns(run.epochs)), 1 + pieces).astype(np.int64)
 
 

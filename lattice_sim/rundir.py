@@ -58,10 +58,10 @@ class Run:
         records: Records,
         status: str,
         reason: str = "",
-        beyond_horizon: int = 0,
+        beyond_horizon: int | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> Self:
-        """The run of `config` that left `records`. `beyond_horizon`: requests of traces that come after its end."""
+        """The run of `config` that left `records`. `beyond_horizon`: requests of traces that would come after its end."""
         frames = {table: _frame(table, records) for table in TABLES}
         manifest = {
             "format": FORMAT,

@@ -54,11 +54,12 @@ def _simulate(
     clock: Callable[[], float],
     stoppable: AbstractContextManager[object],
 ) -> Run:
-    records, beyond_horizon, status, reason = Records(config), 0, COMPLETE, ""
+    records, beyond_horizon, status, reason = Records(config), None, COMPLETE, ""
     began = ready = clock()
     try:
         with stoppable:
-            model = LatticeModel(config, journal=journal and journal.event, decisions=journal and journal.decision)
+            sinks = (journal.event, journal.decision) if journal else (None, None)
+            model = LatticeModel(config, journal=sinks[0], decisions=sinks[1])
             records, ready = model.records, clock()
             while model.running:
                 observed = records.epochs

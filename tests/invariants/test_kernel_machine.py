@@ -1,17 +1,17 @@
-"""A machine that does to the kernel whatever a driver, a chain, a node or an enemy might: it never raises and loses no nanoLAI.
+"""Whatever a driver, a chain, a node or an enemy does to the kernel, it never raises and loses no nanoLAI.
 
-Beside the kernel stands a model of it: which requests are open, which legs, and what each must cost. After every step the tables
-are checked (INV-1, 2, 3, the lists and heaps), with each command INV-3, 11 and 13; at the end INV-5 and 7.
+Beside the kernel stands a model of it: which requests are open, which legs, and what each must cost. After every event the
+tables are checked (INV-1, 2, 3, the lists and heaps), with each command INV-3, 11 and 13; at the end INV-5 and 7.
 """
 
 import pickle
 from dataclasses import dataclass, field
 from functools import cache
 from math import inf, nan
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from lattice_core.config import Config
 from lattice_core.events import (
@@ -56,7 +56,6 @@ ANY = st.one_of(st.integers(-2, 9), st.sampled_from([LEAST, -(2**31), 2**31, 2**
 FEW = st.integers(0, 5)
 PICK = st.integers(0, 10_000)
 TOKENS = st.sampled_from([1, 16, 100, 400])
-CAPS_NLAI = st.sampled_from([0, 2_000_000, 500_000, 50_000])
 LATE = [kind for kind in EVENTS if kind not in (Arrive, Audited)]
 
 
@@ -75,6 +74,57 @@ def town(policy: str) -> Config:
             "chain.chunk_users": 2,
         }
     )
+
+
+class Order(NamedTuple):
+    """What a user wants; `parent` picks one of the open roots."""
+
+    account: int
+    model: int
+    prompt_tok: int
+    max_tok: int
+    max_fee_nlai: int
+    wait_s: int
+    privacy: int
+    held: bool
+    parent: int | None
+
+
+class Reply(NamedTuple):
+    """What a node says of an open leg."""
+
+    kind: type[Event]
+    pick: int
+    tokens: int
+    why: int
+
+
+class Verdict(NamedTuple):
+    """What the chain says of a batch."""
+
+    pick: int
+    fails: bool
+    skipped: int
+    strangers: list[int]
+
+
+ORDERS = st.builds(
+    Order,
+    account=st.sampled_from([0, 0, 1, 2]),
+    model=st.sampled_from([0, 0, 1]),
+    prompt_tok=TOKENS,
+    max_tok=TOKENS,
+    max_fee_nlai=st.sampled_from([0, 2_000_000, 500_000, 50_000]),
+    wait_s=st.sampled_from([0, 0, 1, 60]),
+    privacy=st.sampled_from([PUBLIC, PUBLIC, PUBLIC, CLUSTER, LOCAL]),
+    held=st.booleans(),
+    parent=st.one_of(st.none(), PICK),
+)
+REPLIES = st.builds(
+    Reply, st.sampled_from([FirstToken, Progress, Complete, Complete, Fail, Fail]), PICK, TOKENS, st.integers(18, 25)
+)
+BUSY = st.lists(ORDERS, min_size=1, max_size=5)
+VERDICTS = st.builds(Verdict, PICK, st.booleans(), st.integers(0, 2), st.lists(FEW, max_size=2))
 
 
 @dataclass
@@ -114,8 +164,10 @@ class Kernel(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @initialize(policy=st.sampled_from(["score_sampled", "power_of_two", "random"]))
-    def a_small_town(self, policy: str) -> None:
+    @initialize(
+        policy=st.sampled_from(["score_sampled", "power_of_two", "random"]), orders=BUSY, replies=st.lists(REPLIES, max_size=6)
+    )
+    def a_small_town(self, policy: str, orders: list[Order], replies: list[Reply]) -> None:
         self.nexus = Nexus(town(policy), self.journal.append, self.decisions.append)
         for account, (cluster, nlai) in enumerate(((0, 50_000_000), (0, 1_500_000), (1, 50_000_000))):
             self.do(AccountOpened(self.t_ns, account, 100 + account, cluster))
@@ -126,8 +178,7 @@ class Kernel(RuleBasedStateMachine):
             self.do(OfferPosted(self.t_ns, node, kind, NANO // 5, NANO + node))
             self.do(Bonded(self.t_ns, node, 200 * NANO))
             self.do(NodeUp(self.t_ns, node))
-        self.do(Arrive(self.t_ns, 1, 0, 0, 100, 100))
-        self.do(Arrive(self.t_ns, 2, 0, 0, 100, 100, max_fee_nlai=2_000_000, held=True))
+        self.business(orders, replies)
 
     @rule(seconds=st.sampled_from([1e-9, 0.5, 7.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
@@ -140,45 +191,36 @@ class Kernel(RuleBasedStateMachine):
                 self.t_ns = max(self.t_ns, next_ns + offset_ns)
                 self.do(Tick(self.t_ns))
 
-    @rule(
-        account=st.integers(0, 2), model=st.sampled_from([0, 0, 1]), prompt=TOKENS, most=TOKENS, cap=CAPS_NLAI,
-        wait_s=st.sampled_from([0, 0, 1, 60]), privacy=st.sampled_from([PUBLIC, PUBLIC, PUBLIC, CLUSTER, LOCAL]),
-        held=st.booleans(), parent=st.one_of(st.just(-1), PICK),
-    )  # fmt: skip
-    def a_request_arrives(
-        self, account: int, model: int, prompt: int, most: int, cap: int, wait_s: int, privacy: int, held: bool, parent: int
-    ) -> None:
+    @rule(orders=BUSY, replies=st.lists(REPLIES, max_size=6))
+    def business(self, orders: list[Order], replies: list[Reply]) -> None:
+        for order in orders:
+            self.request_arrives(order)
+        for reply in replies:
+            if self.legs:
+                leg = list(self.legs)[reply.pick % len(self.legs)]
+                said = {FirstToken: [], Fail: [reply.why]}.get(reply.kind, [reply.tokens])
+                self.do(reply.kind(self.t_ns, leg, *said))
+
+    def request_arrives(self, order: Order) -> None:
         roots = [id for id, request in self.open.items() if not request.arrive.parent]
-        above = roots[parent % len(roots)] if roots and parent >= 0 else 0
-        account = self.open[above].arrive.account if above else account
+        above = roots[order.parent % len(roots)] if roots and order.parent is not None else 0
         self.do(
             Arrive(
                 self.t_ns,
                 self.last_id + 1,
-                account,
-                model,
-                prompt,
-                most,
-                kind=model,
-                max_fee_nlai=cap,
-                deadline_ns=self.t_ns + wait_s * NANO if wait_s else 0,
-                privacy=privacy,
-                cluster=int(privacy != PUBLIC and account == 2),
+                self.open[above].arrive.account if above else order.account,
+                order.model,
+                order.prompt_tok,
+                order.max_tok,
+                kind=order.model,
+                max_fee_nlai=order.max_fee_nlai,
+                deadline_ns=self.t_ns + order.wait_s * NANO if order.wait_s else 0,
+                privacy=order.privacy,
+                cluster=int(order.privacy != PUBLIC and order.account == 2),
                 parent=above,
-                held=held and cap > 0 and not above,
+                held=order.held and order.max_fee_nlai > 0 and not above,
             )
         )
-
-    @precondition(lambda self: self.legs)
-    @rule(
-        pick=PICK,
-        what=st.sampled_from([FirstToken, Progress, Complete, Complete, Fail, Fail]),
-        tokens=TOKENS,
-        why=st.integers(18, 25),
-    )
-    def a_node_says_something(self, pick: int, what: type[Event], tokens: int, why: int) -> None:
-        leg = list(self.legs)[pick % len(self.legs)]
-        self.do(what(self.t_ns, leg, *({Fail: [why], FirstToken: []}.get(what, [tokens]))))  # type: ignore[call-arg]
 
     @precondition(lambda self: any(request.held for request in self.open.values()))
     @rule(pick=PICK, prompt=st.one_of(TOKENS, ANY))
@@ -215,16 +257,18 @@ class Kernel(RuleBasedStateMachine):
         self.do(AccountOpened(self.t_ns, 3, 103, 0))
         self.do(FaucetGranted(self.t_ns, account, nlai) if faucet else Deposited(self.t_ns, account, nlai))
 
-    @rule()
-    def an_epoch_ends(self) -> None:
-        self.do(CloseEpoch(self.t_ns, self.nexus.count("epoch")))
-
-    @precondition(lambda self: self.batches)
-    @rule(pick=st.integers(1, 3), fails=st.booleans(), skips=st.booleans(), strangers=st.lists(FEW, max_size=2))
-    def the_chain_answers(self, pick: int, fails: bool, skips: bool, strangers: list[int]) -> None:
-        epoch, chunk, users = self.batches[-min(pick, len(self.batches))]
-        skipped = (*strangers, *users[:1]) if skips else ()
-        self.do(BatchFailed(self.t_ns, epoch, chunk) if fails else BatchConfirmed(self.t_ns, epoch, chunk, skipped))
+    @rule(pending=st.booleans(), verdicts=st.lists(VERDICTS, max_size=4))
+    def an_epoch_ends(self, pending: bool, verdicts: list[Verdict]) -> None:
+        """Of the newest batches, each may fail, be confirmed whole or but for some accounts, be told of twice or not at all."""
+        if not pending:
+            self.do(CloseEpoch(self.t_ns, self.nexus.count("epoch")))
+        for verdict in verdicts:
+            if self.batches:
+                epoch, chunk, users = self.batches[-1 - verdict.pick % min(4, len(self.batches))]
+                skipped = (*verdict.strangers, *users[: verdict.skipped])
+                self.do(
+                    BatchFailed(self.t_ns, epoch, chunk) if verdict.fails else BatchConfirmed(self.t_ns, epoch, chunk, skipped)
+                )
 
     @rule(data=st.data())
     def a_wild_request_arrives(self, data: st.DataObject) -> None:
@@ -295,6 +339,7 @@ class Kernel(RuleBasedStateMachine):
                     self.batches.append((batch.epoch, batch.chunk, tuple(batch.users.tolist())))
                     debits, grosses = batch.totals()
                     assert debits == grosses
+        self.check()
 
     def receipt(self, leg: int, upto_tok: int) -> None:
         most = self.open[self.legs[leg].request].arrive.max_tok
@@ -345,19 +390,37 @@ class Kernel(RuleBasedStateMachine):
         known_ns = [t_ns for t_ns in times_ns if t_ns or t_ns == request.arrival_ns]
         assert known_ns == sorted(known_ns), "INV-3: arrival, dispatch, first token, end"
 
-    @invariant()
-    def every_table_is_whole(self) -> None:
-        if not hasattr(self, "nexus"):
-            return
+    def check(self) -> None:
         checks.everything(self.nexus)
         requests, legs = self.nexus.table("requests"), self.nexus.table("legs")
         assert set(requests["id"][requests["state"] != FREE].tolist()) == set(self.open)
         assert set(legs["id"][legs["id"] != 0].tolist()) == set(self.legs)
 
     def teardown(self) -> None:
-        """INV-5, INV-7: the journal alone gives the same decisions and digest, and so does a kernel that was pickled on the way."""
-        if not hasattr(self, "nexus"):
-            return
+        if hasattr(self, "nexus"):
+            self.the_day_ends()
+            self.the_journal_tells_it_all()
+
+    def the_day_ends(self) -> None:
+        """Everything can be brought to an end; then nothing is held, owed or in flight."""
+        for leg in list(self.legs)[::2]:
+            if leg in self.legs:
+                self.do(Complete(self.t_ns, leg, 16))
+        for id in list(self.open):
+            self.do(CancelRequest(self.t_ns, id))
+        for skips in (1, 1, 0, 0):
+            self.do(CloseEpoch(self.t_ns, self.nexus.count("epoch")))
+            for epoch, chunk, users in self.batches[-8:]:
+                self.do(BatchConfirmed(self.t_ns, epoch, chunk, users[:skips]))
+        accounts, gross = self.nexus.table("accounts"), self.nexus.table("gross")
+        assert not self.nexus.count("in_flight")
+        for name in ("held", "debit", "unsettled"):
+            assert not accounts[f"{name}_nlai"].any(), name
+            assert not accounts[f"faucet_{name}_nlai"].any(), name
+        assert not any(gross[name].any() for name in gross.dtype.names or ())
+
+    def the_journal_tells_it_all(self) -> None:
+        """INV-5, INV-7: it alone gives the same decisions and digest; a kernel pickled on the way gives the same digest."""
         _, events = read(self.journal, "journal")
         history = list(events)
         decisions: list[str] = []
