@@ -23,6 +23,9 @@ RULES = ("ledger", "nexus", "pricing", "reputation", "routing", "rules", "split"
 """The modules whose source decides what the kernel does with an event."""
 
 _BY_NAME = {kind.__name__: kind for kind in EVENTS}
+_TAKES: dict[Any, Any] = {int: int, bool: int, float: (int, float)}
+"""What a field of an event takes; one of any other type takes a list."""
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -99,7 +102,13 @@ def _header(line: str, source: str) -> Header:
 def _event(line: str, source: str, number: int) -> Event:
     try:
         name, *values = json.loads(line)
-        return _BY_NAME[name](*(_value(value) for value in values))
+        kind = _BY_NAME[name]
+        event = kind(*(_value(value) for value in values))
+        if not all(
+            isinstance(value, _TAKES.get(kind.__annotations__[field], tuple)) for field, value in event._asdict().items()
+        ):
+            raise TypeError("a value is of another type")
+        return event
     except (ValueError, TypeError, KeyError) as error:
         allowed = ", ".join(_BY_NAME)
         raise JournalError(f"{source}: line {number}: {line.strip()[:80]!r} is not an event; allowed: {allowed}") from error

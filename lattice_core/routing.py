@@ -3,7 +3,7 @@
 Offers stand in groups by (model, kind, cluster). A policy draws `candidates` distinct positions of the group's active offers
 by jump hash, so that the cost does not depend on the number of nodes and one more node moves 1/n of the draws; the filters
 drop those that may not serve; the policy's score orders the rest. With probability `explore` the last position is drawn among
-under- observed offers. If no drawn candidate may serve, one full pass in index order decides; only an empty pass is a
+under-observed offers. If no drawn candidate may serve, one full pass in index order decides; only an empty pass is a
 rejection, with its reason.
 
     U = q² · s⁴ · g(T̂) · (p_ref/p) · h(bond)^¼        T̂ = (ttft + prompt·prefill_ref + expected·itl) · (in_flight + 1)/slots

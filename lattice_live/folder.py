@@ -72,14 +72,19 @@ class Folder:
                 raise FolderError(f"{path}: must hold a network of this config; {_difference(first, journal)}")
         elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise FolderError(f"{path}: must be an empty folder or one of a live network; --out names another")
-        path.mkdir(parents=True, exist_ok=True)
-        if not keys.exists():
-            keys.write_text("{}\n")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not keys.exists():
+                keys.write_text("{}\n")
+            self._keys: dict[str, int] = json.loads(keys.read_text())
+            self.journal = Record(journal)
+            self.decisions = Record(path / "decisions.jsonl")
+        except OSError as error:
+            raise FolderError(f"{path}: cannot be written: {error.strerror}") from error
+        except ValueError as error:
+            raise FolderError(f"{keys}: must be JSON, hashes of keys and their accounts: {error}") from error
         self.path = path
-        self.journal = Record(journal)
-        self.decisions = Record(path / "decisions.jsonl")
         self._keys_path = keys
-        self._keys: dict[str, int] = json.loads(keys.read_text())
 
     def events(self) -> list[Event]:
         """The events that the journal held when it was opened. Raises FolderError."""

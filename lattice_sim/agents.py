@@ -4,16 +4,13 @@ An agent of one's own is a class with `key` and `propose`, added to the model li
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import mesa
 
 from lattice_core.census import NodeEntry, UserEntry
 from lattice_core.state import Rows
 from lattice_core.units import DAY_NS
-
-if TYPE_CHECKING:
-    from lattice_sim.model import LatticeModel
 
 
 class View(NamedTuple):
@@ -44,7 +41,7 @@ type Action = TopUp | Claim
 class User(mesa.Agent):
     """Keeps the escrow filled from the wallet, while there is something in it."""
 
-    def __init__(self, model: "LatticeModel", entry: UserEntry) -> None:
+    def __init__(self, model: mesa.Model, entry: UserEntry) -> None:
         super().__init__(model)
         self.entry = entry
         self.key = entry.key
@@ -62,7 +59,7 @@ class User(mesa.Agent):
 class Operator(mesa.Agent):
     """Runs a node and claims its earnings once a day."""
 
-    def __init__(self, model: "LatticeModel", entry: NodeEntry) -> None:
+    def __init__(self, model: mesa.Model, entry: NodeEntry) -> None:
         super().__init__(model)
         self.entry = entry
         self.key = entry.key

@@ -16,6 +16,16 @@ NODE_CHANGE, SERVICE, RECEIPT, TIMER, TRAVEL, REPLY, ARRIVAL, PATIENCE = range(8
 _STARTING = (-1, 0, 0)
 
 
+class _Call:
+    """What the queue needs of an event that nobody waits for."""
+
+    __slots__ = ("callbacks",)
+    _ok = True
+
+    def __init__(self, action: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.callbacks: Any = (lambda _: action(*args),)
+
+
 class Clock(simpy.Environment):
     """Simulated time. Every event but a process's start is placed with `at` or `call`."""
 
@@ -32,9 +42,8 @@ class Clock(simpy.Environment):
         return event
 
     def call(self, t_ns: int, rank: int, entity: int, count: int, action: Callable[..., object], *args: Any) -> None:
-        """Do `action(*args)` at `t_ns`."""
-        event = self.at(t_ns, rank, entity, count)
-        event.callbacks = [lambda _: action(*args)]
+        """Do `action(*args)` at `t_ns`, in its place among the events of that time."""
+        heappush(self._queue, (t_ns, (rank, entity, count), next(self._eid), _Call(action, args)))  # type: ignore[misc]
 
     def schedule(self, event: simpy.Event, priority: int = NORMAL, delay: float = 0) -> None:
         """What SimPy itself schedules, the starts and ends of processes, happens at once."""
@@ -42,6 +51,7 @@ class Clock(simpy.Environment):
 
     def run_until(self, t_ns: int) -> None:
         """Everything before `t_ns`; then it is `t_ns`."""
-        while self.peek() < t_ns:
-            self.step()
+        queue, step = self._queue, self.step
+        while queue and queue[0][0] < t_ns:
+            step()
         self._now = t_ns

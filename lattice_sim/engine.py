@@ -192,7 +192,6 @@ class ReferenceEngine:
         """No first token yet: the user leaves."""
         ask = self._asks.get(request)
         if ask is not None and not ask.began:
-            self._stop_job(ask.leg)
             self.tell(CancelRequest(self.clock.now, request))
 
     def _status(self, status: Status) -> None:
@@ -225,29 +224,25 @@ class ReferenceEngine:
     # --- legs ----------------------------------------------------------------------------------------------------------------
 
     def _dispatch(self, command: Dispatch) -> None:
+        """The request travels to the node."""
         self._legs[command.leg] = Leg(command.request, command.node)
         self._asks[command.request].leg = command.leg
-        self.clock.process(self._leg(command))
+        self.clock.call(self.clock.now + self.delay_ns[command.node], TRAVEL, command.leg, 0, self._reach, command.leg)
 
-    def _leg(self, command: Dispatch) -> Story:
-        """The request travels to the node, which takes it, refuses it, or is not there."""
-        delay_ns = self.delay_ns[command.node]
-        yield self.clock.at(self.clock.now + delay_ns, TRAVEL, command.leg, 0)
-        leg = self._legs.get(command.leg)
+    def _reach(self, leg_id: int) -> None:
+        """The node takes the request, or refuses it, or is not there."""
+        leg = self._legs.get(leg_id)
         if leg is None:
             return  # cancelled on the way
-        ask = self._asks[command.request]
-        why = NODE_LOST
-        if not self.broken[leg.node]:
-            leg.job = service.submit(
-                self.service, leg.node, command.leg, ask.prompt_tok, ask.output_tok, self.clock.now
-            )  # fmt: skip
+        now, node, why = self.clock.now, leg.node, NODE_LOST
+        if not self.broken[node]:
+            ask = self._asks[leg.request]
+            leg.job = service.submit(self.service, node, leg_id, ask.prompt_tok, ask.output_tok, now)
             if leg.job != service.QUEUE_FULL:
-                self._plan(leg.node)
+                self._plan(node)
                 return
             why = NODE_REFUSED
-        yield self.clock.at(self.clock.now + delay_ns, REPLY, command.leg, 0)
-        self._fail(command.leg, why)
+        self.clock.call(now + self.delay_ns[node], REPLY, leg_id, 0, self._fail, leg_id, why)
 
     def _plan(self, node: int) -> None:
         """Put the node's next first token or completion on the clock."""
@@ -330,17 +325,17 @@ class ReferenceEngine:
                 leg_id, receipted_tok = service.evict(self.service, node, self.clock.now)
                 if leg_id == service.NONE:
                     break
-                self._legs[leg_id].job = NONE
-                self.clock.call(at_ns, REPLY, leg_id, 3, self._lose, leg_id, receipted_tok)
+                leg = self._legs[leg_id]
+                leg.job, leg.delivered_tok = NONE, receipted_tok
+                self.clock.call(at_ns, REPLY, leg_id, 3, self._lose, leg_id)
             self._plan(node)
             yield self._wait(entry, streams.FAILURES, 2 * count + 1, failures.mttr_ns)
             self.broken[node] = False
             count += 1
 
-    def _lose(self, leg_id: int, receipted_tok: int) -> None:
+    def _lose(self, leg_id: int) -> None:
         """The connection to a broken node is gone; its last receipt counts."""
-        if receipted_tok and leg_id in self._legs:
-            self.tell(Progress(self.clock.now, leg_id, receipted_tok))
+        self._stop_job(leg_id)
         self._fail(leg_id, NODE_LOST)
 
     def _days(self, entry: census.NodeEntry) -> Story:

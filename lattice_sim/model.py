@@ -1,5 +1,6 @@
 """The network as a Mesa model: agents decide, an engine serves, the chain settles, metrics observe."""
 
+from functools import partial
 from pathlib import Path
 
 import mesa
@@ -12,7 +13,7 @@ from lattice_core.chain.pyevm import PyEvm
 from lattice_core.config import Config, parse, revise
 from lattice_core.events import CloseEpoch, Submit
 from lattice_core.nexus import Nexus, Sink
-from lattice_core.records import Records
+from lattice_core.records import TABLES, Records
 from lattice_core.streams import AGENTS, bits
 from lattice_core.units import NANO
 from lattice_sim.agents import Action, Claim, Operator, TopUp, User, View
@@ -20,7 +21,7 @@ from lattice_sim.engine import ReferenceEngine
 
 
 class LatticeModel(mesa.Model):
-    """A simulated network. `step()` is one epoch; `running` turns False after the last.
+    """A simulated network. `step()` is one epoch; `running` turns False after the last; `datacollector` has the table `epochs`.
 
     Nothing in it draws from `model.random` or `model.rng`: draws come from counter-based streams keyed by the config's seed.
     """
@@ -61,6 +62,7 @@ class LatticeModel(mesa.Model):
         for node in self.engine.nodes:
             Operator(self, node)
         self.records.begin(self.bridge.drain())
+        self.datacollector = mesa.DataCollector({name: partial(_latest, column=name) for name in TABLES["epochs"]})
 
     @property
     def t_ns(self) -> int:
@@ -80,7 +82,8 @@ class LatticeModel(mesa.Model):
 
     def decide(self) -> None:
         """Every agent proposes; proposals are carried out in an order that nobody can foresee or choose."""
-        view = View(self.epoch, self.t_ns, self.nexus.table("accounts"), self.nexus.table("nodes"))
+        accounts, nodes = self.nexus.table("accounts"), self.nexus.table("nodes")
+        view = View(self.epoch, self.t_ns, accounts[accounts["known"] == 1], nodes[nodes["key"] != 0])
         agents = sorted(self.agents, key=lambda agent: (bits(self.config.seed, AGENTS, agent.key, self.epoch), agent.key))
         self.perform([action for agent in agents for action in agent.propose(view)])
 
@@ -122,3 +125,10 @@ class LatticeModel(mesa.Model):
         self.bridge.check_money()
         invariants.check(self.nexus)
         self.records.observe(self.epoch, self.t_ns, self.nexus, self.bridge.drain(), settled, self.engine.busy_ns())
+        self.datacollector.collect(self)
+
+
+def _latest(model: LatticeModel, column: str) -> int | None:
+    """A column of the last epoch's row, for Mesa."""
+    value: int | None = model.records.columns("epochs")[column][-1]
+    return value

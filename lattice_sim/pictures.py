@@ -109,7 +109,7 @@ def load_and_latency(run: Run, figure: Figure) -> None:
         for percent, colour in ((95, ORANGE), (50, BLUE)):
             level_s = [(metrics.quantile(ns.to_numpy(), percent) or 0) / NANO for _, ns in delays]
             if level_s:
-                axes.plot(middles[list(delays.indices)], level_s, color=colour, label=f"p{percent}", marker=_marker(level_s))
+                axes.plot(middles[np.unique(bins)], level_s, color=colour, label=f"p{percent}", marker=_marker(level_s))
                 _legend(axes)
         axes.set_title(title)
     for axes in (rate, slots, first, whole):

@@ -36,6 +36,7 @@ from lattice_core.replay import replay
 from lattice_core.state import NODE_LOST
 from lattice_core.streams import bits
 from lattice_core.units import NANO
+from lattice_sim import LatticeModel
 from tests.live.networks import LOCAL
 
 CONFIG = revise(
@@ -123,6 +124,16 @@ def test_the_events_alone_give_every_decision_again():
     assert difference() is None
 
 
+def test_a_simulated_runs_decisions_are_given_again_too():
+    journal: list[str] = []
+    decisions: list[str] = []
+    model = LatticeModel(LOCAL, journal=journal.append, decisions=decisions.append, **{"chain.epoch": "60s", "sim.epochs": 2})
+    while model.running:
+        model.step()
+    assert decisions
+    assert difference(journal, decisions, model.nexus.digest().hex()) is None
+
+
 ALTERED = {"Arrive": (2, 4, 5), "Complete": (2,), "FirstToken": (0,), "Deposited": (2,), "Fail": (2,), "Bonded": (2,)}
 """What an altered number of an event is sure to change: an account, tokens, a time, an amount, a reason."""
 
@@ -198,10 +209,12 @@ def test_a_journal_of_another_kind_is_refused(line, words):
         difference([line, *RUN.journal[1:]])
 
 
-@pytest.mark.parametrize("line", ["{}\n", "[]\n", '["Nothing",1]\n', '["Tick"]\n', '["Tick",1e400]\n', '["Tick","x"]\n', "x\n"])
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", '["Nothing",1]', '["Tick"]', '["Tick",1e400]', '["Tick",1.5]', '["Tick",[1]]', '["Tick","x"]', "x"]
+)
 def test_a_line_that_is_no_event_is_refused_with_its_number(line):
     with pytest.raises(JournalError, match=r"journal\.jsonl: line 4: .* is not an event"):
-        difference([*RUN.journal[:3], line, *RUN.journal[4:]])
+        difference([*RUN.journal[:3], f"{line}\n", *RUN.journal[4:]])
 
 
 @pytest.mark.parametrize("line", ["{}\n", "[]\n", "x\n", '["x"]\n'])

@@ -1,0 +1,77 @@
+"""The report: one page that stands alone, pictures first."""
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from lattice_core.records import Records
+from lattice_sim import networks, run
+from lattice_sim.report import report
+from lattice_sim.rundir import Run
+
+
+class Page(HTMLParser):
+    """What a report holds, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def done() -> Run:
+    return run(networks.read("local.yaml", ["sim.epochs=2"]))
+
+
+@pytest.fixture(scope="module")
+def page(done: Run) -> Page:
+    return Page(report(done))
+
+
+def test_at_least_five_pictures_come_before_the_first_table(page: Page) -> None:
+    assert page.tags[: page.tags.index("table")].count("img") >= 5
+    assert page.tags.count("img") == page.tags.count("figcaption")
+
+
+def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
+    assert all(link.startswith("data:") for link in page.links)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+
+
+def test_every_picture_is_a_picture_and_every_caption_says_n(page: Page, done: Run) -> None:
+    for link in page.links:
+        root = ElementTree.fromstring(base64.b64decode(link.partition("base64,")[2]))
+        assert root.tag.endswith("svg")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", report(done), re.DOTALL)
+    assert all(" n = " in caption for caption in captions)
+
+
+def test_the_page_is_the_same_each_time_and_tells_neither_time_nor_engine(done: Run) -> None:
+    timed = replace(done, manifest={**done.manifest, "timings": {"epochs_s": 12.3456}, "engine": "another", "cpu": "another"})
+    assert report(done) == report(timed)
+
+
+def test_a_run_that_stopped_says_so_and_why(done: Run) -> None:
+    stopped = replace(done, manifest={**done.manifest, "status": "failed", "reason": "NotOracle(nexus=<1>)"})
+    assert "failed after 2 of 2 epochs: NotOracle(nexus=&lt;1&gt;)" in report(stopped)
+
+
+def test_a_run_without_an_epoch_has_a_report_too() -> None:
+    config = networks.read("baseline.yaml")
+    page = Page(report(Run.of(config, Records(config), "interrupted")))
+    assert "interrupted after 0 of 24 epochs" in " ".join(page.texts)
+    assert page.tags.count("img") >= 5
