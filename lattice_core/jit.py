@@ -5,17 +5,47 @@ Rules are plain scalar Python that numba compiles without `fastmath`, so that th
 """
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import numba
 import numpy as np
 from llvmlite import ir
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
 
 def jit[F: Callable[..., Any]](function: F) -> F:
-    """Compile a scalar rule. The result is cached beside the source; `.py_func` is the Python original."""
-    return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    """Compile a scalar rule. The result is cached; `.py_func` is the Python original."""
+    return cast(F, cached(numba.njit(error_model="numpy")(function)))
+
+
+def cached(compiled: Any) -> Any:
+    """Cache a numba function until any source of this package changes.
+
+    Numba sees a change in a function's own file only, but its code holds that of the rules it calls and the tables' layout.
+    """
+    compiled.enable_caching()
+    index = compiled._cache._cache_file
+    index._source_stamp = (index._source_stamp, _sources())
+    return compiled
+
+
+def callback(signature: Any, function: Callable[..., Any]) -> Any:
+    """Compile `function` to a C callback; keep the result alive while its `address` is in use."""
+    plain = normalize_signature(signature)  # type: ignore[no-untyped-call]
+    compiled = cached(CFunc(function, plain, locals={}, options={}))
+    compiled.compile()
+    return compiled
+
+
+@cache
+def _sources() -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of each module beside this one."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def row_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numba
 
-from lattice_core.jit import call_score, jit, rows
+from lattice_core.jit import call_score, callback, jit, rows
 from lattice_core.ledger import available_nlai
 from lattice_core.pricing import fee_nlai
 from lattice_core.reputation import quality_draw, reliability
@@ -131,7 +131,7 @@ def policy(candidates: int = 4, explores: bool = True) -> Callable[[Callable[[An
 
     def compile_score(score: Callable[[Any, Any, Any], float]) -> Policy:
         source = getattr(score, "py_func", score)
-        return Policy(source.__name__, candidates, explores, numba.cfunc(_SIGNATURE, cache=True)(source))
+        return Policy(source.__name__, candidates, explores, callback(_SIGNATURE, source))
 
     return compile_score
 

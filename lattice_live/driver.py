@@ -135,7 +135,7 @@ class Driver:
         self._spawn(self._tasks, self._keep_epochs())
 
     async def stop(self) -> None:
-        """End what is under way, close the epoch and wait until it is settled. Raises what broke the driver, if anything did."""
+        """End what is under way, close the epoch and wait until it is settled. Raises what broke the driver, if it broke."""
         for answer in list(self._answers.values()):
             self.leave(answer)
         for task in self._tasks:

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lattice_core.batch import Chunk
 from lattice_core.census import NodeEntry, nodes
 from lattice_core.config import Config, ConfigError
-from lattice_core.events import BatchConfirmed, BatchFailed, Submit
+from lattice_core.events import EVENTS, BatchConfirmed, BatchFailed, Submit
 from lattice_core.nexus import Nexus
 from lattice_live.driver import Driver
 from lattice_live.folder import Folder, FolderError
@@ -61,6 +61,7 @@ async def running(config: Config, folder: Folder, step_ms: int = 0) -> AsyncIter
         stack.push_async_callback(_stop, processes)
         upstream = Upstream([process.url for process in processes])
         stack.push_async_callback(upstream.close)
+        _compile_rules(config)
         nexus, history, unsettled = await _recover(config, folder, settlement, live)
         driver = Driver(nexus, upstream, settlement, history)
         driver.start(len(processes), unsettled)
@@ -93,6 +94,14 @@ async def _start(entries: Sequence[NodeEntry], config: Config, step_ms: int) -> 
 
 async def _stop(processes: Sequence[NodeProcess]) -> None:
     await asyncio.gather(*(process.stop() for process in processes))
+
+
+def _compile_rules(config: Config) -> None:
+    """Show a Nexus that nobody uses one empty event of each kind, so that no user waits while a rule is compiled."""
+    nexus = Nexus(config)
+    for kind in EVENTS:
+        zeros: list[Any] = [0] * (len(kind._fields) - len(kind._field_defaults))
+        nexus.handle(kind(*zeros))
 
 
 async def _recover(

@@ -38,8 +38,13 @@ def done() -> Run:
 
 
 @pytest.fixture(scope="module")
-def page(done: Run) -> Page:
-    return Page(report(done))
+def text(done: Run) -> str:
+    return report(done)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
 
 
 def test_at_least_five_pictures_come_before_the_first_table(page: Page) -> None:
@@ -52,17 +57,17 @@ def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
     assert not {"script", "link", "iframe"} & set(page.tags)
 
 
-def test_every_picture_is_a_picture_and_every_caption_says_n(page: Page, done: Run) -> None:
+def test_every_picture_is_a_picture_and_every_caption_says_n(page: Page, text: str) -> None:
     for link in page.links:
         root = ElementTree.fromstring(base64.b64decode(link.partition("base64,")[2]))
         assert root.tag.endswith("svg")
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", report(done), re.DOTALL)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
     assert all(" n = " in caption for caption in captions)
 
 
-def test_the_page_is_the_same_each_time_and_tells_neither_time_nor_engine(done: Run) -> None:
+def test_the_page_is_the_same_each_time_and_tells_neither_time_nor_engine(done: Run, text: str) -> None:
     timed = replace(done, manifest={**done.manifest, "timings": {"epochs_s": 12.3456}, "engine": "another", "cpu": "another"})
-    assert report(done) == report(timed)
+    assert report(timed) == text
 
 
 def test_a_run_that_stopped_says_so_and_why(done: Run) -> None:

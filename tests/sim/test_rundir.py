@@ -31,6 +31,12 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take seconds, and most tests do not look at them."""
+    monkeypatch.setattr(report, "report", lambda run: "")
+
+
 def same(one: Run, other: Run) -> None:
     for table in TABLES:
         pd.testing.assert_frame_equal(getattr(one, table), getattr(other, table))
@@ -106,6 +112,7 @@ def stop_in_the_middle_of_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(LatticeModel, "settle", interrupted)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_interrupted_within_an_epoch_is_the_run_of_the_epochs_before(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +129,7 @@ def test_a_run_interrupted_within_an_epoch_is_the_run_of_the_epochs_before(
     assert stopped == whole
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_interrupted_before_anything_happened_is_empty_and_valid(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +144,7 @@ def test_a_run_interrupted_before_anything_happened_is_empty_and_valid(
     assert done.summary()["arrived"] == 0
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_settlement_that_reverts_ends_the_run_with_its_reason_after_writing_what_it_has(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +168,7 @@ def test_a_folder_that_exists_is_refused_before_anything_runs(config: Config, fo
     assert sorted(folder.parent.iterdir()) == before
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_force_replaces_a_run_and_leaves_nothing_of_it(config: Config, tmp_path: Path) -> None:
     for name in ("journal.jsonl", "manifest.json"):
         (tmp_path / "out").mkdir(exist_ok=True)
@@ -176,6 +186,7 @@ def test_force_replaces_nothing_but_a_run(config: Config, tmp_path: Path) -> Non
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_goes_wrong_while_writing_leaves_the_old_run_and_nothing_else(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,5 +226,16 @@ def test_the_manifest_says_what_ran(config: Config, folder: Path) -> None:
     assert manifest["config"] == config.document()
     assert manifest["config_sha256"] == config.sha256()
     assert manifest["requests"]["beyond_horizon"] == 0
-    for name in ("seed", "digest", "rules_sha256", "contracts_sha256", "contracts", "engine", "chain", "packages", "cpu", "timings"):
+    for name in (
+        "seed",
+        "digest",
+        "rules_sha256",
+        "contracts_sha256",
+        "contracts",
+        "engine",
+        "chain",
+        "packages",
+        "cpu",
+        "timings",
+    ):
         assert name in manifest

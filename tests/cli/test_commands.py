@@ -1,0 +1,171 @@
+"""The command line: what it accepts, what it refuses and how, and how it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice_cli import bench
+from lattice_cli.main import main
+from lattice_core.capacity import utilisation
+from lattice_core.config import schema
+from lattice_sim import load_run
+from lattice_sim.networks import SHIPPED
+
+LATTICE = [sys.executable, "-m", "lattice_cli.main"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SHIPPED.glob("*.yaml")))
+def test_every_shipped_network_is_good_wherever_one_is(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", name]) == 0
+    assert capsys.readouterr().out.startswith("OK  ")
+
+
+def test_check_says_what_to_expect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "baseline.yaml", "--set", "users.chat.count=500"]) == 0
+    said = capsys.readouterr().out
+    for words in ("72  (12 datacentre, 60 household)", "500 chat", "100,000 requests a day", "% busy, from 20:00"):
+        assert words in said
+
+
+TRACES = {
+    "columns.csv": "TIMESTAMP,ContextTokens\n2023-11-16 18:17:03,10\n",
+    "unsorted.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:04,1,1\n2023-11-16 18:17:03,1,1\n",
+    "empty.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n",
+    "nan.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,NaN,1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("nowhere.yaml: does not exist; must be a YAML file or one of baseline.yaml", ["nowhere.yaml"]),
+        ("must be a mapping", ["not.yaml"]),
+        ("must be UTF-8 text", ["binary.yaml"]),
+        ("is a folder", ["."]),
+        ("unknown key; did you mean epochs?", ["local.yaml", "--set", "sim.epoch=3"]),
+        ("must be PATH=VALUE", ["local.yaml", "--set", "sim.epochs"]),
+        ("0 or more", ["local.yaml", "--set", "nodes.laptop.price.input=-1"]),
+        ("must be of tiny, not gpt", ["local.yaml", "--set", "users.visitor.model=gpt"]),
+        ("must hold a deposit", ["local.yaml", "--set", "users.visitor.budget={}"]),
+        ("nodes: must have at least 1", ["local.yaml", "--set", "nodes=[]"]),
+        ("version: must be 1, not 2", ["local.yaml", "--set", "version=2"]),
+        ("routing.policy", ["local.yaml", "--set", "routing.policy=nowhere:Policy"]),
+        *(("workload.trace", ["local.yaml", "--set", f"users.visitor.workload={{trace: {name}}}"]) for name in TRACES),
+        ("workload.trace", ["local.yaml", "--set", "users.visitor.workload={trace: nowhere.csv}"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_bad_input_gets_one_clear_line_and_leaves_nothing(
+    command: str, said: str, arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "not.yaml").write_text("- a list")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe")
+    for name, text in TRACES.items():
+        (folder / name).write_text(text)
+    before = sorted(folder.iterdir())
+    assert main([command, *arguments]) == 2
+    out, line = capsys.readouterr()
+    assert said in line
+    assert line.count("\n") == 1
+    assert out == ""
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["run"], ["run", "local.yaml", "--fast"], ["bench", "engine", "--nodes", "0"], ["check", "a", "b"]],
+)
+def test_a_command_line_that_makes_no_sense_gets_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_run_writes_a_directory_named_by_network_and_config(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "local.yaml", "--set", "sim.epochs=1", "--engine", "reference", "--chain", "py-evm"]) == 0
+    (out,) = (folder / "runs").iterdir()
+    assert out.name == f"local-{load_run(out).manifest['config_sha256'][:8]}"
+    said, progress = capsys.readouterr()
+    assert f"runs/{out.name}/report.html" in said
+    assert "requests arrived" in said
+    assert progress == ""
+    assert main(["run", "local.yaml", "--set", "sim.epochs=1"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_valid_run_of_the_epochs_done(number: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*LATTICE, "run", "local.yaml", "--set", "sim.epochs=1000000", "--out", out, "--journal"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a job in the background inherits it
+    try:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    while process.poll() is None and not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".out.*/journal.jsonl")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    done = load_run(out)
+    assert done.status == "interrupted"
+    assert said == f"local.yaml: interrupted after {len(done.epochs)} of 1000000 epochs\n"
+    assert len(done.epochs) > 0
+    assert done.epochs["arrived"].sum() == len(done.requests)
+    assert main(["replay", str(out)]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["check", "baseline.yaml"]])
+def test_what_needs_no_simulator_does_not_wait_for_one(arguments: list[str]) -> None:
+    heavy = ("mesa", "matplotlib", "eth", "simpy", "pandas", "onnxruntime")
+    code = f"""
+import sys
+from lattice_cli.main import main
+try: main({arguments!r})
+except SystemExit: pass
+print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stderr == "[]\n"
+
+
+def test_schema_prints_the_schema_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+
+
+@given(st.integers(1, 2000), st.integers(1, 10**6))
+def test_the_bench_asks_for_seventy_percent_of_its_nodes(nodes: int, requests: int) -> None:
+    config = bench.network(nodes, requests, "reference")
+    assert sum(population.count for population in config.nodes) == nodes
+    assert utilisation(config, next(iter(config.models))) == pytest.approx([bench.LOAD] * 24)
+
+
+def test_the_bench_reports_what_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "engine", "--nodes", "3", "--requests", "40", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    names = ["engine", "nodes", "requests", "requests_per_s", "compile_s", "peak_mib", "digest", "switched_on"]
+    assert list(said) == names
+    assert said["nodes"] == 3
+    assert said["requests"] > 0
