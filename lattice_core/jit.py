@@ -6,6 +6,7 @@ Rules are plain scalar Python that numba compiles without `fastmath`, so that th
 
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,10 +43,14 @@ def callback(signature: Any, function: Callable[..., Any]) -> Any:
 
 
 @cache
-def _sources() -> tuple[tuple[str, int, int], ...]:
-    """Name, time and size of each module beside this one."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+def _sources() -> str:
+    """SHA-256 over the modules whose names or numbers go into compiled code: those that import this one, and the units."""
+    digest = sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        source = file.read_bytes()
+        if b"lattice_core.jit" in source or file.stem == "units":
+            digest.update(source)
+    return digest.hexdigest()
 
 
 def row_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
