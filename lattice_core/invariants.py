@@ -27,7 +27,7 @@ def check_money(nexus: Nexus) -> None:
     """
     accounts, nodes = nexus.table("accounts"), nexus.table("nodes")
     chunks, chunk_users = len(nexus.table("chunks")), int(nexus.table("params")[0]["chunk_users"])
-    gross = nexus.table("gross").reshape(chunks, -1)
+    gross = nexus.table("gross").reshape(chunks, len(nodes))
     for given, prefix in (("deposited", ""), ("granted", "faucet_")):
         places = [f"{prefix}{place}_nlai" for place in ("free", "held", "debit", "unsettled", "spent")]
         _equal("INV-1: account", accounts, f"{given}_nlai", places)

@@ -19,7 +19,10 @@ from lattice_core.events import EVENTS, Command, Event
 
 FORMAT = "lattice-journal"
 VERSION = 1
-RULES = ("ledger", "nexus", "pricing", "reputation", "routing", "rules", "split", "state", "streams", "timers")
+RULES = (
+    *("batch", "jit", "ledger", "nexus", "pricing", "reputation", "routing"),
+    *("rules", "split", "state", "streams", "timers", "units"),
+)
 """The modules whose source decides what the kernel does with an event."""
 
 _BY_NAME = {kind.__name__: kind for kind in EVENTS}

@@ -750,14 +750,12 @@ def fail(S: Handle, leg_id: int, why: int, t_ns: int, score: int) -> int:
     node, delivered = _close_leg(S, request)
     fold(S, leg_id)
     fold(S, why)
-    reason = why
     if not began and r.legs <= params(S).retries:
         r.avoid = offer
-        reason = _dispatch(S, request, t, score)
-        if reason == 0:
+        if _dispatch(S, request, t, score) == 0:
             return clock(S).outs
     _cancel_children(S, request, t)
-    _end_request(S, request, FAILED, reason, node, delivered)
+    _end_request(S, request, FAILED, why, node, delivered)
     return clock(S).outs
 
 

@@ -455,6 +455,7 @@ class State:
         self._put("candidates", np.zeros(4096, CANDIDATE))
         self._put("offers", np.zeros(0, OFFER))
         self._put("chunks", np.zeros(0, CHUNK))
+        self._put("gross", np.zeros(0, GROSS))
         self._put("accounts", np.zeros(0, ACCOUNT))
         self._put("requests", np.zeros(0, REQUEST))
         self._put("legs", np.zeros(0, LEG))

@@ -37,9 +37,6 @@ def launched(config: Config) -> Config:
     populations = []
     for population in config.nodes:
         count = config.live.launch.get(population.name, 0)
-        if count > population.count:
-            at = f"{config.name}: live.launch.{population.name}"
-            raise ConfigError(f"{at}: must be at most {population.count}, the count of that population, not {count}")
         if count:
             populations.append(population.model_copy(update={"count": count, "models": population.models[:1]}))
     if not populations:

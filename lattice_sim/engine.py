@@ -116,7 +116,9 @@ class ReferenceEngine:
         self._reservation_ns = config.routing.reservation_ns
         self._workloads = [workload(config, population) for population in config.users]
         self._first_account = list(census.first_accounts(config))
-        self._clusters = {entry.account: entry.cluster for entry in census.users(config) if entry.cluster}
+        users = census.users(config)
+        self._clusters = [entry.cluster for entry in users]
+        self._keys = [entry.key for entry in users]
         for entry in self.nodes:
             self.clock.process(self._days(entry))
             if entry.population.failures is not None:
@@ -178,7 +180,7 @@ class ReferenceEngine:
                 max_fee_nlai=population.max_fee_nlai or 0,
                 deadline_ns=deadline_ns,
                 principal=ask.account,
-                cluster=0 if privacy == PUBLIC else self._clusters.get(ask.account, 0),
+                cluster=0 if privacy == PUBLIC else self._clusters[ask.account],
                 privacy=privacy,
             )
         )
@@ -386,7 +388,8 @@ class ReferenceEngine:
 
     def _audit(self, command: Audit) -> None:
         """An auditor runs the answer again: for an honest node its statistic is N(0, 1)."""
-        statistic = streams.normal(self.config.seed, streams.AUDITS, command.request, 1)
+        ask = self._asks[command.request]
+        statistic = streams.normal(self.config.seed, streams.AUDITS, self._keys[ask.account], ask.arrival_ns)
         self.tell(Audited(self.clock.now, command.offer, statistic < AUDIT_THRESHOLD))
 
     # --- what the model asks -------------------------------------------------------------------------------------------------

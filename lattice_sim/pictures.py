@@ -161,7 +161,7 @@ def reputation(run: Run, figure: Figure) -> None:
             median = epochs.median()
             t = ends[median.index]
             axes.fill_between(t, epochs.quantile(0.05), epochs.quantile(0.95), color=colour, alpha=0.2, linewidth=0)
-            axes.plot(t, median, color=colour, label=name, marker=_marker(median))
+            axes.plot(t, median, color=colour, label=name, marker=_marker(median), clip_on=False)
         axes.set_title(title)
         axes.margins(y=0.15)
         _time_axis(axes, run)

@@ -187,7 +187,7 @@ class Draft:
         if not self._force:
             raise ConfigError(f"{self.folder}: exists already; choose another folder or replace it with --force")
         if not self.folder.is_dir() or self.folder.is_symlink() or not (_is_run(self.folder) or not any(self.folder.iterdir())):
-            raise ConfigError(f"{self.folder}: is not a run directory, so that --force does not replace it")
+            raise ConfigError(f"{self.folder}: is not a simulated run, so that --force does not replace it")
 
 
 class Journal:
@@ -222,7 +222,12 @@ def default_folder(config: Config) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+    """A simulated run: what a live network leaves, its keys and its journal, cannot be made again."""
+    try:
+        engine: object = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["engine"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return engine != "live"
 
 
 def _frame(table: str, records: Records) -> pd.DataFrame:

@@ -69,10 +69,13 @@ def _users(config: Config) -> Iterator[str]:
 
 def _live(config: Config) -> Iterator[str]:
     names = [nodes.name for nodes in config.nodes]
-    for name in config.live.launch:
+    for name, count in config.live.launch.items():
         if name not in names:
             yield f"live.launch.{name}: must be named like a population of nodes ({_list(names)})"
             continue
+        most = config.population(name).count
+        if count > most:
+            yield f"live.launch.{name}: must be at most {most}, the count of that population, not {count}"
         for model in config.population(name).models:
             if config.models[model].weights is None:
                 yield f"models.{model}.weights: must say where live mode gets the weights to launch {name}, not null"

@@ -122,7 +122,7 @@ def test_a_signal_leaves_a_valid_run_of_the_epochs_done(number: signal.Signals, 
         )
     finally:
         signal.signal(signal.SIGINT, ignored)
-    while process.poll() is None and not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".out.*/journal.jsonl")):
+    while process.poll() is None and not any(path.stat().st_size > 20_000 for path in tmp_path.glob(".out.*/journal.jsonl")):
         time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate()

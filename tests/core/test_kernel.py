@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from lattice_core.events import (
     Audited,
@@ -41,26 +41,11 @@ from lattice_core.state import (
     REASONS,
 )
 from lattice_core.units import DAY_NS, MAX_PRICE_NLAI, MAX_SUPPLY_NLAI, MAX_TOKENS, NANO, PPM, to_nlai
-from tests.invariants import checks
-from tests.invariants.town import CHAT, FACTS, Town, config, only
+from tests.invariants.town import CHAT, FACTS, Town, config, every_town_is_whole, only
+
+__all__ = ["every_town_is_whole"]
 
 NEVER_EXPLORE = {"routing.explore": 0}
-
-
-@pytest.fixture(autouse=True)
-def _whole(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a story does, it leaves every table whole."""
-    towns: list[Town] = []
-    build = Town.__init__
-
-    def remember(self: Town, *arguments: object) -> None:
-        build(self, *arguments)  # type: ignore[arg-type]
-        towns.append(self)
-
-    monkeypatch.setattr(Town, "__init__", remember)
-    yield
-    for town in towns:
-        checks.everything(town.nexus)
 
 
 # --- a request and its parts ---
@@ -121,8 +106,8 @@ def test_a_part_cannot_cost_more_than_the_whole_has_left() -> None:
     town.sent(model=FACTS, prompt=1, most=50, parent=root)
 
 
-def test_only_an_open_root_of_the_same_account_takes_parts_and_only_so_many() -> None:
-    town = Town()
+def test_only_an_open_root_of_the_same_account_takes_parts_and_sixteen_at_most() -> None:
+    town = Town({"routing.newcomer_cap": 0})
     town.user(0)
     town.user(1)
     town.node(0, model=FACTS, slots=100)
@@ -131,9 +116,10 @@ def test_only_an_open_root_of_the_same_account_takes_parts_and_only_so_many() ->
     assert town.refused(account=1, model=FACTS, prompt=1, most=1, parent=root) == "unknown_parent"
     part = town.sent(model=FACTS, prompt=1, most=1, parent=root)
     assert town.refused(model=FACTS, prompt=1, most=1, parent=part.request) == "unknown_parent"
-    for _ in range(7):
+    for _ in range(15):
         town.sent(model=FACTS, prompt=1, most=1, parent=root)
-    town.handle(CancelRequest(town.t_ns, root))
+    assert town.refused(model=FACTS, prompt=1, most=1, parent=root) == "unknown_parent"
+    assert len(town.handle(CancelRequest(town.t_ns, root))) == 2 * 16 + 1
     assert town.refused(model=FACTS, prompt=1, most=1, parent=root) == "unknown_parent"
 
 
@@ -256,12 +242,12 @@ def test_after_the_first_token_a_failure_is_final_and_what_was_receipted_is_paid
     assert (REASONS[status.reason], status.output_tok, status.fee_nlai) == ("bad_answer", 16, 36_000)
 
 
-def test_a_failed_request_that_nobody_else_may_serve_ends_with_that_reason() -> None:
+def test_a_failed_request_that_nobody_else_may_serve_says_how_it_failed() -> None:
     town = Town()
     town.user()
     town.node()
     status = only(Status, town.fail(town.sent().leg))
-    assert (OUTCOMES[status.outcome], REASONS[status.reason]) == ("failed", "tried_before")
+    assert (OUTCOMES[status.outcome], REASONS[status.reason]) == ("failed", "node_lost")
 
 
 def test_what_is_said_twice_or_of_nobody_changes_nothing() -> None:
@@ -364,9 +350,8 @@ def test_an_ejected_node_that_leaves_makes_room_for_another() -> None:
     while not (ejected := (town.rows("nodes")["breaker"] == OPEN).nonzero()[0].tolist()):
         town.fail(town.sent().leg)
     town.handle(NodeDown(town.t_ns, ejected[0]))
-    for _ in range(5):
+    while breaker(town, 1 - ejected[0]) == CLOSED:
         town.fail(town.sent().leg)
-    assert breaker(town, 1 - ejected[0]) == OPEN
 
 
 def test_a_node_that_answers_no_probe_leaves_routing_and_returns_when_it_answers() -> None:
@@ -375,20 +360,23 @@ def test_a_node_that_answers_no_probe_leaves_routing_and_returns_when_it_answers
     town.nodes(2)
     silent = 1
 
-    def hour(answers: bool) -> set[int]:
-        """The nodes that were sent requests."""
+    def ten_minutes(answers: bool) -> set[int]:
+        """The nodes that were sent requests; `silent` answers probes or not."""
         served = set()
-        for _ in range(120):
-            for command in town.wait(30):
-                if isinstance(command, Probe) and (answers or command.node != silent):
-                    town.handle(Probed(town.t_ns, command.node, command.serial, True))
+        for _ in range(600):
+            probes = town.wait(1)
+            while probes:
+                probe = probes.pop()
+                assert isinstance(probe, Probe)
+                if answers or probe.node != silent:
+                    probes += town.handle(Probed(town.t_ns, probe.node, probe.serial, True))
             served.add(town.sent().node)
             town.handle(CancelRequest(town.t_ns, town.requests))
         return served
 
-    hour(answers=False)
-    assert hour(answers=False) == {0}
-    assert hour(answers=True) == {0, 1}
+    ten_minutes(answers=False)
+    assert ten_minutes(answers=False) == {0}
+    assert ten_minutes(answers=True) == {0, 1}
     assert breaker(town, silent) == CLOSED
     assert town.row("nodes", silent)["probes_ok"] < town.row("nodes", silent)["probes"]
 
@@ -448,7 +436,7 @@ def test_power_of_two_takes_the_less_loaded_of_the_two_it_draws() -> None:
         assert loads == (first.seen["in_flight"] / 2 + 0.5, second.seen["in_flight"] / 2 + 0.5)
         decided += loads[0] != loads[1]
     assert decided > 10
-    assert max(town.rows("nodes")["in_flight"]) - min(town.rows("nodes")["in_flight"]) <= 3
+    assert town.rows("nodes")["in_flight"][:6].tolist() == pytest.approx([10] * 6, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -521,8 +509,7 @@ def test_exploring_draws_an_offer_with_few_results_each_time() -> None:
     town.nodes(12)
     for _ in range(60):
         town.answer(town.sent().leg, 10)
-    rare = set((town.rows("offers")["results"] == 0).nonzero()[0].tolist())
-    assert not rare, "each was drawn until it had a result"
+    assert town.rows("offers")["results"][:12].all(), "each was drawn until it had a result"
     town.node(12)
     town.node(13)
     for _ in range(20):
@@ -569,7 +556,7 @@ def test_an_explanation_holds_each_candidates_factors_and_they_give_its_score() 
 def plain_view(town: Town, factor: Factor, sent: Dispatch, prompt: int, most: int) -> dict[str, float]:
     """What a policy sees, by the formulas, from the tables as they are just after the decision."""
     offer, node = town.row("offers", factor.offer), town.row("nodes", factor.node)
-    reference, routing, reputation = config().models["chat"].reference, config().routing, config().reputation
+    reference, reputation = config().models["chat"].reference, config().reputation
     in_flight = int(node["in_flight"]) - (factor.node == sent.node)
     load = (in_flight + 1) / int(node["slots"])
     elapsed = town.t_ns - int(node["observed_ns"])
@@ -586,26 +573,22 @@ def plain_view(town: Town, factor: Factor, sent: Dispatch, prompt: int, most: in
     eta_s = (offer["ttft_s"] + answer_s) * load
     knee_s = 2 * (reference.ttft_ns + reference.itl_ns * reference.output_tok) / NANO
     step = (1 + math.exp(-knee_s / (knee_s / 2))) / (1 + math.exp((eta_s - knee_s) / (knee_s / 2)))
-    return (
-        {
-            "quality": factor.seen["quality"],  # a draw: see the test of its posterior
-            "reliability": 0.8 * parts[0] + 0.2 * parts[1],
-            "latency": max(1e-3, step),
-            "price": (1 + fair) / (1 + fee),
-            "bond": 1 - math.exp(-int(node["bond_nlai"]) / config().economics.bonds.reference_nlai),
-            "eta_s": eta_s,
-            "ttft_s": float(offer["ttft_s"]),
-            "itl_s": float(offer["itl_s"]),
-            "fee_nlai": fee,
-            "load": load,
-            "in_flight": in_flight,
-            "slots": int(node["slots"]),
-            "results": int(offer["results"]),
-            "noise": factor.seen["noise"],
-        }
-        if routing.explore
-        else {}
-    )
+    return {
+        "quality": factor.seen["quality"],  # a draw: see the test of its posterior
+        "reliability": 0.8 * parts[0] + 0.2 * parts[1],
+        "latency": max(1e-3, step),
+        "price": (1 + fair) / (1 + fee),
+        "bond": 1 - math.exp(-int(node["bond_nlai"]) / config().economics.bonds.reference_nlai),
+        "eta_s": eta_s,
+        "ttft_s": float(offer["ttft_s"]),
+        "itl_s": float(offer["itl_s"]),
+        "fee_nlai": fee,
+        "load": load,
+        "in_flight": in_flight,
+        "slots": int(node["slots"]),
+        "results": int(offer["results"]),
+        "noise": factor.seen["noise"],
+    }
 
 
 # --- the formulas ---
@@ -650,7 +633,6 @@ def test_quality_is_a_beta_posterior_of_audits_that_fades_to_the_prior_of_one_in
 
 
 def test_the_quality_that_routing_sees_is_drawn_from_that_posterior() -> None:
-    scipy_stats = pytest.importorskip("scipy.stats")
     town = Town({"routing.candidates": 64, "reputation.history": 40, "routing.newcomer_cap": 0})
     town.user()
     town.nodes(64, slots=1000)
@@ -660,8 +642,8 @@ def test_the_quality_that_routing_sees_is_drawn_from_that_posterior() -> None:
         town.sent()
         draws += [factor.seen["quality"] for factor in town.nexus.explain(town.requests)]
         town.handle(CancelRequest(town.t_ns, town.requests))
-    assert len(set(draws)) == 8 * 64
-    assert scipy_stats.kstest(draws, "beta", args=(42, 8)).pvalue > 0.01
+    assert len(set(draws)) == len(draws) > 400
+    assert stats.kstest(draws, "beta", args=(42, 8)).pvalue > 0.01
 
 
 def test_the_first_token_delay_is_a_peak_ewma_less_the_prompts_reference_prefill() -> None:

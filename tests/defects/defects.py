@@ -13,12 +13,105 @@ class Defect(NamedTuple):
     test: str
 
 
+KERNEL = "tests/invariants/test_kernel_invariants.py"
+
 DEFECTS = [
+    Defect(
+        invariant="INV-1",
+        file="lattice_core/ledger.py",
+        find="    a.debit_nlai += purchased\n",
+        replace="    a.debit_nlai += nlai\n",
+        test=f"{KERNEL}::test_inv_1_a_fee_moves_from_the_payer_to_the_node_and_the_rest_comes_back",
+    ),
+    Defect(
+        invariant="INV-2",
+        file="lattice_core/rules.py",
+        find="        a.failed += 1\n",
+        replace="        a.completed += 1\n",
+        test=f"{KERNEL}::test_inv_2_each_request_ends_once_and_is_counted_for_its_account_and_node",
+    ),
+    Defect(
+        invariant="INV-3",
+        file="lattice_core/rules.py",
+        find="max(c.now_ns, min(t_ns, LAST_NS))",
+        replace="min(t_ns, LAST_NS)",
+        test=f"{KERNEL}::test_inv_3_what_is_told_late_happens_when_it_is_told",
+    ),
+    Defect(
+        invariant="INV-4",
+        file="lattice_core/state.py",
+        find="    prefix=u8,\n",
+        replace="    prefix=u8,\n    output_tok=i4,\n",
+        test=f"{KERNEL}::test_inv_4_no_policy_and_no_table_knows_how_long_an_answer_will_be",
+    ),
+    Defect(
+        invariant="INV-5",
+        file="lattice_core/nexus.py",
+        find='"_score": 0,',
+        replace='"_score": 0, "_rows": {},',
+        test=f"{KERNEL}::test_inv_5_a_kernel_pickled_on_the_way_goes_on_as_if_nothing_had_happened",
+    ),
+    Defect(
+        invariant="INV-7",
+        file="lattice_core/nexus.py",
+        find="        if self._journal is not None:\n",
+        replace="        if self._journal is not None and type(event) is not Tick:\n",
+        test=f"{KERNEL}::test_inv_7_the_journal_alone_gives_the_same_decisions_and_digest",
+    ),
     Defect(
         invariant="INV-8",
         file="lattice_core/streams.py",
         find="np.uint64(key)",
         replace="np.uint64(0)",
         test="tests/core/test_streams.py::test_another_entity_draws_something_else_and_leaves_mine_as_it_was",
+    ),
+    Defect(
+        invariant="INV-8",
+        file="lattice_core/routing.py",
+        find="word = bits(p.seed, ROUTING, r.key,",
+        replace="word = bits(p.seed, ROUTING, r.id,",
+        test=f"{KERNEL}::test_inv_8_another_user_changes_nobodys_draws",
+    ),
+    Defect(
+        invariant="INV-9",
+        file="lattice_core/split.py",
+        find="(rest_nlai % PPM * rate_ppm + PPM - 1) // PPM",
+        replace="rest_nlai % PPM * rate_ppm // PPM",
+        test="tests/chain/test_settlement.py::test_inv_9_the_contract_settles_as_its_shadow_does",
+    ),
+    Defect(
+        invariant="INV-10",
+        file="lattice_core/rules.py",
+        find=" and chunk_at(S, chunk).epoch == epoch",
+        replace="",
+        test=f"{KERNEL}::test_inv_10_a_batch_that_is_confirmed_again_pays_nobody_again",
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_core/rules.py",
+        find="r.prompt_tok, delivered) if delivered > 0 else 0",
+        replace="r.prompt_tok, r.max_tok)",
+        test=f"{KERNEL}::test_inv_11_a_user_pays_for_receipted_tokens_and_never_more_than_was_reserved",
+    ),
+    Defect(
+        invariant="INV-12",
+        file="lattice_core/reputation.py",
+        find="    if o.quality_tick != tick:\n",
+        replace="    if True:\n",
+        test=f"{KERNEL}::test_inv_12_quality_is_drawn_once_a_tick_whatever_the_audits_say_meanwhile",
+    ),
+    Defect(
+        invariant="INV-13",
+        file="lattice_core/routing.py",
+        find=" or (r.privacy == LOCAL and n.owner != r.account)",
+        replace="",
+        test=f"{KERNEL}::test_inv_13_a_local_request_runs_on_its_owners_nodes_only",
+    ),
+    Defect(
+        invariant="INV-15",
+        file="lattice_core/service.py",
+        find="    _fill_slots(v, j.node)\n",
+        replace="",
+        test="tests/core/test_service.py::test_cancelling_frees_the_slot_for_the_first_in_the_queue_at_once",
     ),
 ]

@@ -1,37 +1,35 @@
 """What must hold of a kernel's tables after every event, as plain sums over copies of them."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
+from lattice_core.invariants import check_money, check_requests
 from lattice_core.nexus import Nexus
-from lattice_core.state import CLOSED, FREE, HELD, NONE, OPEN, RUNNING, TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, UP
+from lattice_core.state import FREE, HELD, NONE, OPEN, RUNNING, TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, UP
 
 
 def money(nexus: Nexus) -> None:
     """INV-1 inside the kernel: every nanoLAI that came in is in exactly one place, and no place holds less than nothing."""
+    check_money(nexus)
     accounts, requests, legs, nodes = (nexus.table(name) for name in ("accounts", "requests", "legs", "nodes"))
     open_requests, open_legs = requests[requests["state"] != FREE], legs[legs["id"] != 0]
-    for name in accounts.dtype.names or ():
-        if name.endswith("_nlai"):
-            assert (accounts[name] >= 0).all(), name
-    for faucet, came_in in (("", "deposited_nlai"), ("faucet_", "granted_nlai")):
-        places = [f"{faucet}{place}_nlai" for place in ("free", "held", "debit", "unsettled", "spent")]
-        assert (accounts[came_in] == sum(accounts[place] for place in places)).all(), came_in
-        held = sums(accounts, None, f"{faucet}held_nlai")
-        assert held == sums(open_requests, "account", f"hold_{faucet}nlai"), "what accounts hold is what requests have reserved"
+    for faucet in ("", "faucet_"):
+        held = sums(range(len(accounts)), accounts[f"{faucet}held_nlai"])
+        assert held == sums(open_requests["account"], open_requests[f"hold_{faucet}nlai"]), "what is held is reserved"
 
-    roots = {row: row if request["parent"] == NONE else int(request["parent"]) for row, request in enumerate(requests)}
-    reserved: Counter[int] = Counter()
-    for leg in open_legs:
-        reserved[roots[int(leg["request"])]] += int(leg["reserved_nlai"])
-    for row, request in enumerate(requests):
-        if request["state"] != FREE:
-            assert request["committed_nlai"] == reserved[row], "a root's commitment is what its open legs have reserved"
-            assert request["hold_nlai"] + request["hold_faucet_nlai"] >= request["committed_nlai"]
-            assert min(request["hold_nlai"], request["hold_faucet_nlai"], request["charged_nlai"]) >= 0
+    above = requests["parent"][open_legs["request"]]
+    roots = np.where(above == NONE, open_legs["request"], above)
+    committed = sums(np.flatnonzero(requests["state"] != FREE), open_requests["committed_nlai"])
+    assert committed == sums(roots, open_legs["reserved_nlai"]), "a root's commitment is what its open legs have reserved"
+    assert (open_requests["hold_nlai"] + open_requests["hold_faucet_nlai"] >= open_requests["committed_nlai"]).all()
+    for name in ("hold_nlai", "hold_faucet_nlai", "charged_nlai"):
+        assert (open_requests[name] >= 0).all(), name
 
     users, chunks = int(nexus.table("params")[0]["chunk_users"]), len(nexus.table("chunks"))
-    gross = nexus.table("gross").reshape(chunks, len(nodes)) if chunks else nexus.table("gross")[:0].reshape(0, len(nodes))
+    gross = nexus.table("gross").reshape(chunks, len(nodes))
     for chunk in range(chunks):
         members = accounts[chunk * users : (chunk + 1) * users]
         for debit, owed in (("debit_nlai", "nlai"), ("unsettled_nlai", "unsettled_nlai")):
@@ -51,16 +49,10 @@ def money(nexus: Nexus) -> None:
 
 def requests(nexus: Nexus) -> None:
     """INV-2: whatever arrived has ended in one way or is in flight: in all, for each account and for each node."""
-    clock, accounts, nodes = nexus.table("clock")[0], nexus.table("accounts"), nexus.table("nodes")
-    rows, legs = nexus.table("requests"), nexus.table("legs")
+    check_requests(nexus)
+    accounts, nodes, rows, legs = (nexus.table(name) for name in ("accounts", "nodes", "requests", "legs"))
     open_requests, open_legs = rows[rows["state"] != FREE], legs[legs["id"] != 0]
-    for name in ("arrived", "completed", "failed", "rejected", "in_flight"):
-        assert clock[name] == accounts[name].sum(), name
-    assert (
-        accounts["arrived"] == accounts["completed"] + accounts["failed"] + accounts["rejected"] + accounts["in_flight"]
-    ).all()
     assert accounts["in_flight"].tolist() == count(open_requests["account"], len(accounts))
-    assert (nodes["legs"] == nodes["legs_done"] + nodes["legs_lost"] + nodes["legs_cancelled"] + nodes["in_flight"]).all()
     serving = nexus.table("offers")["node"][open_legs["offer"]] if len(open_legs) else open_legs["offer"]
     assert nodes["in_flight"].tolist() == count(serving, len(nodes))
 
@@ -82,9 +74,8 @@ def tables(nexus: Nexus) -> None:
     clock, requests, legs = nexus.table("clock")[0], nexus.table("requests"), nexus.table("legs")
     assert free_rows(requests, int(clock["free_request"])) == set((requests["state"] == FREE).nonzero()[0].tolist())
     assert free_rows(legs, int(clock["free_leg"])) == set((legs["id"] == 0).nonzero()[0].tolist())
-    for row, request in enumerate(requests):
-        if request["state"] == FREE:
-            continue
+    for row in np.flatnonzero(requests["state"] != FREE):
+        request = requests[row]
         assert (request["state"] == HELD) == (request["leg"] == NONE)
         if request["leg"] != NONE:
             assert legs[request["leg"]]["request"] == row
@@ -127,13 +118,11 @@ def members(nexus: Nexus) -> None:
         up = {i for i in mine if nodes[offers[i]["node"]]["status"] == UP}
         row = places[group["start"] : group["start"] + group["capacity"]]
         active, rare = row["active"][: group["active"]].tolist(), row["rare"][: group["rare"]].tolist()
-        assert group["size"] == len(mine) <= max(group["capacity"], 0)
+        assert group["size"] == len(mine) <= group["capacity"]
         assert sorted(active) == sorted(up)
         assert set(rare) == {i for i in up if offers[i]["results"] < params["under_observed"]}
         assert all(offers[i]["position"] == at for at, i in enumerate(active))
         assert all(offers[i]["rare_position"] == at for at, i in enumerate(rare))
-    for node in nodes:
-        assert (node["breaker"] == CLOSED) or node["key"] != 0
 
 
 def everything(nexus: Nexus) -> None:
@@ -143,11 +132,11 @@ def everything(nexus: Nexus) -> None:
     tables(nexus)
 
 
-def sums(rows: Any, by: str | None, value: str) -> dict[int, int]:
-    """The sum of a column by another one, or by the row itself; zeros left out."""
+def sums(keys: Iterable[int], amounts: Any) -> dict[int, int]:
+    """The sum of the amounts by key; zeros left out."""
     total: Counter[int] = Counter()
-    for row, (key, amount) in enumerate(zip(rows[by or value].tolist(), rows[value].tolist(), strict=True)):
-        total[row if by is None else key] += amount
+    for key, amount in zip(keys, amounts.tolist(), strict=True):
+        total[int(key)] += amount
     return {key: amount for key, amount in total.items() if amount}
 
 

@@ -1,7 +1,9 @@
 """A small network for the kernel's tests: two models, one private cluster, and short words for what happens in it."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import pytest
 
 from lattice_core.config import Config, parse, revise
 from lattice_core.events import (
@@ -26,6 +28,7 @@ from lattice_core.nexus import Nexus
 from lattice_core.state import KNOWLEDGE, LLM, NODE_LOST, REASONS, Rows
 from lattice_core.streams import entity_key
 from lattice_core.units import NANO, to_nlai, to_ns
+from tests.invariants import checks
 
 CHAT, FACTS = 0, 1
 """Models, in the order of their names."""
@@ -80,11 +83,14 @@ def only[C](kind: type[C], commands: Iterable[Command]) -> C:
 class Town:
     """A Nexus under test. `t_ns` is the time of what happens next."""
 
+    built: ClassVar[list["Town"]] = []
+
     def __init__(self, changes: Mapping[str, Any] | None = None, journal: Callable[[str], object] | None = None) -> None:
         self.decisions: list[str] = []
         self.nexus = Nexus(config(changes), journal, self.decisions.append)
         self.t_ns = 0
         self.requests = 0
+        Town.built.append(self)
 
     def handle(self, event: Event) -> list[Command]:
         return list(self.nexus.handle(event))
@@ -162,3 +168,12 @@ class Town:
     def refused(self, **details: Any) -> str:
         """A request arrives and is turned away: for this reason."""
         return REASONS[only(Status, self.ask(**details)).reason]
+
+
+@pytest.fixture(autouse=True)
+def every_town_is_whole() -> Iterator[None]:
+    """Whatever a test's story does, it leaves each kernel's tables whole."""
+    Town.built.clear()
+    yield
+    for town in Town.built:
+        checks.everything(town.nexus)

@@ -90,7 +90,7 @@ def live(config: Config, folder: Path, step_ms: int = 0) -> Iterator[Live]:
 
     worker = threading.Thread(target=thread)
     worker.start()
-    ready.wait(60)
+    ready.wait(300)  # rules may have to be compiled
     try:
         if errors:
             raise errors[0]

@@ -173,6 +173,15 @@ def test_a_node_that_breaks_drops_out_of_routing_and_returns_when_it_is_repaired
     assert {entry.sent_ns for entry in legs(nexus).values() if entry.node == 0} == {t_ns for t_ns, _ in dispatched}
 
 
+def test_the_nexus_hears_that_a_node_is_broken_after_the_way_there_and_back(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path, np.array([0, MINUTE_NS]), [100, 100], [10, 10])
+    failing = {"node.failures": {"mtbf": "1s", "mttr": "100d"}, "node.network_delay": "2s", "routing.retries": 0}
+    _, _, served = serve(plain({**failing, "people.workload": {"trace": trace}}), 2 * MINUTE_NS)
+    row = served.iloc[1]
+    assert (row["outcome"], row["reason"], row["fee_nlai"]) == ("failed", "node_lost", 0)
+    assert (row["dispatch_ns"], row["end_ns"]) == (MINUTE_NS, MINUTE_NS + 4 * NANO)
+
+
 @pytest.mark.parametrize(
     ("availability", "until_ns"),
     [({"on": "10m", "off": "10m"}, 4 * HOUR_NS), ({"diurnal": {"start": "8h", "up": "10h", "jitter": "3h"}}, 2 * DAY_NS)],

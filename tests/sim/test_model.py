@@ -174,7 +174,7 @@ def test_wallets_keep_the_escrow_filled_until_they_are_empty() -> None:
 @pytest.fixture
 def forestalled() -> LatticeModel:
     """A model of which the oracle has already settled the second chunk of the second epoch."""
-    model = small()
+    model = small(**{"sim.epochs": 3})
     early = chunk({2: (1, 0)}, {0: (1, 0)}, nexus=0, epoch=1, number=1)
     model.bridge.network.tokenomics.settle(ORACLE, early).raise_for_revert()
     return model

@@ -62,16 +62,16 @@ ARRIVE, CUT, TRAVEL = 2, 0, 1
 
 nodes = st.fixed_dictionaries(
     {
-        "a_ns": st.integers(1_000, 20_000_000),
+        "a_ns": st.sampled_from([1_000, 3_333_333, 7_000_000, 20_000_000]),
         "b_ns": st.integers(0, 5_000_000),
-        "prefill_ns": st.sampled_from([1_000, 500_000, 2_000_000]),
+        "prefill_ns": st.sampled_from([1_000, 200_000, 2_000_000]),
         "slots": st.integers(1, 4),
         "queue_room": st.integers(0, 4),
     }
 )
-jobs = st.lists(st.tuples(st.integers(0, 2 * NANO), st.integers(1, 700), st.integers(1, 200)), min_size=1, max_size=12)
-delays_ns = st.sampled_from([0, 1, 20_000_000, NANO])
-deadlines_ns = st.integers(1, 20 * NANO)
+jobs = st.lists(st.tuples(st.integers(0, 2 * NANO), st.integers(1, 700), st.integers(1, 400)), min_size=1, max_size=12)
+delays_ns = st.sampled_from([0, 1, 20_000_000, 300_000_000])
+deadlines_ns = st.one_of(st.integers(1, NANO), *(st.integers(s * NANO, 3 * s * NANO) for s in (1, 2, 4, 8)))
 
 
 class Expected:
