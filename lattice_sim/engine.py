@@ -116,6 +116,7 @@ class ReferenceEngine:
         self._reservation_ns = config.routing.reservation_ns
         self._workloads = [workload(config, population) for population in config.users]
         self._first_account = list(census.first_accounts(config))
+        self._terms = [(PRIVACY.index(p.privacy), p.max_fee_nlai or 0, p.deadline_ns) for p in config.users]
         users = census.users(config)
         self._clusters = [entry.cluster for entry in users]
         self._keys = [entry.key for entry in users]
@@ -161,13 +162,12 @@ class ReferenceEngine:
 
     def _ask(self, ask: Ask) -> None:
         """A user asks: the request arrives, and someone keeps an eye on the time."""
-        population = self.config.users[ask.population]
+        privacy, max_fee_nlai, limit_ns = self._terms[ask.population]
         now = self.clock.now
         self._requests += 1
         request = self._requests
         self._asks[request] = ask
-        privacy = PRIVACY.index(population.privacy)
-        deadline_ns = now + population.deadline_ns
+        deadline_ns = now + limit_ns
         self.tell(
             Arrive(
                 now,
@@ -177,7 +177,7 @@ class ReferenceEngine:
                 ask.prompt_tok,
                 ask.max_tok,
                 kind=self._kinds[ask.model],
-                max_fee_nlai=population.max_fee_nlai or 0,
+                max_fee_nlai=max_fee_nlai,
                 deadline_ns=deadline_ns,
                 principal=ask.account,
                 cluster=0 if privacy == PUBLIC else self._clusters[ask.account],

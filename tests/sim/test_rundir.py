@@ -172,7 +172,7 @@ def test_a_folder_that_exists_is_refused_before_anything_runs(config: Config, fo
 def test_force_replaces_a_run_and_leaves_nothing_of_it(config: Config, tmp_path: Path) -> None:
     for name in ("journal.jsonl", "manifest.json"):
         (tmp_path / "out").mkdir(exist_ok=True)
-        (tmp_path / "out" / name).write_text("{}")
+        (tmp_path / "out" / name).write_text('{"engine": "reference"}')
     run(config, out=tmp_path / "out", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "journal.jsonl").exists()
@@ -181,7 +181,7 @@ def test_force_replaces_a_run_and_leaves_nothing_of_it(config: Config, tmp_path:
 
 def test_force_replaces_nothing_but_a_run(config: Config, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="is not a run directory"):
+    with pytest.raises(ConfigError, match="is not a simulated run"):
         run(config, out=tmp_path, force=True)
     assert (tmp_path / "thesis.txt").exists()
 
