@@ -37,16 +37,20 @@ class Clock(simpy.Environment):
         """What SimPy itself schedules, the starts and ends of processes, happens at once."""
         heappush(self._queue, (int(self._now + delay), _STARTING, next(self._eid), event))  # type: ignore[misc]
 
+    def step(self) -> None:
+        """The next event."""
+        self.now, _, _, event = self._queue[0]  # type: ignore[assignment]
+        if type(event) is tuple:
+            heappop(self._queue)
+            self._now = self.now
+            action, args = event
+            action(*args)
+        else:
+            super().step()
+
     def run_until(self, t_ns: int) -> None:
         """Everything before `t_ns`; then it is `t_ns`."""
-        queue: list[Any] = self._queue
+        queue, step = self._queue, self.step
         while queue and queue[0][0] < t_ns:
-            self.now, _, _, event = queue[0]
-            if type(event) is tuple:
-                heappop(queue)
-                self._now = self.now
-                action, args = event
-                action(*args)
-            else:
-                self.step()
+            step()
         self.now = self._now = t_ns

@@ -6,6 +6,10 @@ from typing import Any, ClassVar
 import yaml
 
 
+MAX_DEPTH = 50
+"""Lists and mappings inside each other; a config needs ten."""
+
+
 class ConfigError(ValueError):
     """Bad input: a line for each error, with file, key, value and what is allowed."""
 
@@ -13,6 +17,7 @@ class ConfigError(ValueError):
 class _Loader(yaml.SafeLoader):
     """Text, numbers, true, false, null, lists, and mappings from text without duplicates."""
 
+    depth = 0
     yaml_constructors: ClassVar[dict[Any, Any]] = {
         "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
         "tag:yaml.org,2002:seq": yaml.SafeLoader.construct_yaml_seq,
@@ -24,7 +29,13 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(problem="aliases are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -71,6 +82,4 @@ def load(text: str, source: str) -> Any:
         problem = error.problem or error.context
     except (yaml.YAMLError, ValueError) as error:
         where, problem = "", str(error).splitlines()[0]
-    except RecursionError:
-        where, problem = "", "nested too deeply"
     raise ConfigError(f"{source}: {where}must be YAML: {problem}")

@@ -415,7 +415,7 @@ def test_bad_input_is_refused_in_one_clear_line(override: str, line: str) -> Non
         ("name: [x", "town.yaml: line 1: must be YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: &a [*a]", "town.yaml: line 1: must be YAML: aliases are not allowed"),
         ("1: x", "town.yaml: line 1: must be YAML: the key 1 must be text"),
-        ("[" * 5000, "town.yaml: must be YAML: nested too deeply"),
+        ("[" * 5000, "town.yaml: line 1: must be YAML: nested deeper than 50"),
         ("x: !!python/name:os.system", "town.yaml: line 1: must be YAML: could not determine a constructor for the tag "
          "'tag:yaml.org,2002:python/name:os.system'"),
     ],
