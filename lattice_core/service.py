@@ -25,7 +25,7 @@ from lattice_core.jit import jit
 from lattice_core.units import NEVER_NS
 
 RECEIPT_TOK = 16
-"""A node signs a progress receipt every so many tokens; a job cut short is paid up to its last receipt."""
+"""Delivered tokens are receipted at every multiple of this; a job cut short is paid up to its last receipt."""
 
 NONE = -1
 """No job, no leg."""

@@ -122,10 +122,14 @@ def _fees_caption(run: Run, summary: dict[str, Any]) -> str:
 
 def _gas_caption(run: Run, summary: dict[str, Any]) -> str:
     founding = run.gas_measured[run.gas_measured["epoch"] == SETUP]
+    chain = run.manifest["config"]["chain"]
+    gwei, usd = chain["gas_price_gwei"], chain["eth_usd"]
+    entry_usd = (summary["gas_per_user"] or 0.0) * gwei * 1e-9 * usd
     return (
         "What settling costs the chain, as measured by the EVM: a settlement has a fixed part, so that gas per user falls as "
         f"more users share one. n = {len(run.transactions) - len(founding):,} transactions; founding the network took another "
-        f"{len(founding):,} and {founding['gas_used'].sum() / 1e6:,.1f} million gas."
+        f"{len(founding):,} and {founding['gas_used'].sum() / 1e6:,.1f} million gas. At {gwei:g} gwei and {usd:,.0f} dollars "
+        f"for an ether, a user's entry costs {entry_usd:.2g} dollars."
     )
 
 
