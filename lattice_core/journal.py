@@ -20,8 +20,8 @@ from lattice_core.events import EVENTS, Command, Event
 FORMAT = "lattice-journal"
 VERSION = 1
 RULES = (
-    *("batch", "jit", "ledger", "nexus", "pricing", "reputation", "routing"),
-    *("rules", "split", "state", "streams", "timers", "units"),
+    *("batch", "facts", "jit", "ledger", "nexus", "nodes", "pricing", "reputation", "requests", "routing"),
+    *("split", "state", "streams", "timers", "transition", "units"),
 )
 """The modules whose source decides what the kernel does with an event."""
 

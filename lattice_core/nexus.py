@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattice_core import rules
+from lattice_core import facts, nodes, requests, transition
 from lattice_core.batch import Chunk
 from lattice_core.config import Config
 from lattice_core.events import (
@@ -215,19 +215,19 @@ class Nexus:
         if not 0 <= e.account < MAX_ROWS or not 0 <= e.cluster < len(self.clusters):
             return self._ignore(e.t_ns)
         self._state.make_account_room(e.account)
-        return rules.open_account(self._state.handle, e.account, e.key, e.cluster, e.t_ns)
+        return facts.open_account(self._state.handle, e.account, e.key, e.cluster, e.t_ns)
 
     def _deposited(self, e: Deposited) -> int:
-        return rules.deposit(self._state.handle, e.account, e.nlai, False, e.t_ns)
+        return facts.deposit(self._state.handle, e.account, e.nlai, False, e.t_ns)
 
     def _faucet_granted(self, e: FaucetGranted) -> int:
-        return rules.deposit(self._state.handle, e.account, e.nlai, True, e.t_ns)
+        return facts.deposit(self._state.handle, e.account, e.nlai, True, e.t_ns)
 
     def _node_registered(self, e: NodeRegistered) -> int:
         if not 0 <= e.node < MAX_ROWS or not 0 <= e.kind < len(KINDS) or not 0 <= e.cluster < len(self.clusters):
             return self._ignore(e.t_ns)
         self._state.make_node_room(e.node)
-        return rules.register_node(
+        return facts.register_node(
             self._state.handle, e.node, e.key, e.kind, e.cluster, e.owner, e.slots, e.queue_room, e.t_ns
         )  # fmt: skip
 
@@ -242,29 +242,29 @@ class Nexus:
         offer = self.count("offers")
         self._state.make_offer_room(offer, group)
         key = entity_key(self.models[e.model], int(node["key"]))
-        return rules.post_offer(self._state.handle, offer, key, e.node, group, e.price_in, e.price_out, e.t_ns)
+        return facts.post_offer(self._state.handle, offer, key, e.node, group, e.price_in, e.price_out, e.t_ns)
 
     def _bonded(self, e: Bonded) -> int:
-        return rules.set_bond(self._state.handle, e.node, e.nlai, e.t_ns)
+        return facts.set_bond(self._state.handle, e.node, e.nlai, e.t_ns)
 
     def _batch_confirmed(self, e: BatchConfirmed) -> int:
         for account in e.skipped:
-            rules.batch_skipped(self._state.handle, e.chunk, e.epoch, account, e.t_ns)
-        return rules.batch_confirmed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+            facts.batch_skipped(self._state.handle, e.chunk, e.epoch, account, e.t_ns)
+        return facts.batch_confirmed(self._state.handle, e.chunk, e.epoch, e.t_ns)
 
     def _batch_failed(self, e: BatchFailed) -> int:
-        return rules.batch_failed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+        return facts.batch_failed(self._state.handle, e.chunk, e.epoch, e.t_ns)
 
     def _node_up(self, e: NodeUp) -> int:
-        return rules.node_up(self._state.handle, e.node, e.t_ns)
+        return nodes.node_up(self._state.handle, e.node, e.t_ns)
 
     def _node_down(self, e: NodeDown) -> int:
-        return rules.node_down(self._state.handle, e.node, e.t_ns)
+        return nodes.node_down(self._state.handle, e.node, e.t_ns)
 
     def _arrive(self, e: Arrive) -> int:
         parent = self._rows.get(e.parent, NONE) if e.parent else NONE
         row = int(self._state.clock[0]["free_request"])
-        count = rules.arrive(
+        count = requests.arrive(
             self._state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster,
             e.privacy, e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.t_ns, self._score,
         )  # fmt: skip
@@ -274,38 +274,38 @@ class Nexus:
 
     def _proceed(self, e: Proceed) -> int:
         row = self._rows.get(e.request, NONE)
-        return rules.proceed(self._state.handle, row, e.request, e.prompt_tok, e.t_ns, self._score)
+        return requests.proceed(self._state.handle, row, e.request, e.prompt_tok, e.t_ns, self._score)
 
     def _first_token(self, e: FirstToken) -> int:
-        return rules.first_token(self._state.handle, e.leg, e.t_ns)
+        return requests.first_token(self._state.handle, e.leg, e.t_ns)
 
     def _progress(self, e: Progress) -> int:
-        return rules.progress(self._state.handle, e.leg, e.upto_tok, e.t_ns)
+        return requests.progress(self._state.handle, e.leg, e.upto_tok, e.t_ns)
 
     def _complete(self, e: Complete) -> int:
-        return rules.complete(self._state.handle, e.leg, e.output_tok, e.t_ns)
+        return requests.complete(self._state.handle, e.leg, e.output_tok, e.t_ns)
 
     def _fail(self, e: Fail) -> int:
-        return rules.fail(self._state.handle, e.leg, e.why, e.t_ns, self._score)
+        return requests.fail(self._state.handle, e.leg, e.why, e.t_ns, self._score)
 
     def _cancel_request(self, e: CancelRequest) -> int:
         row = self._rows.get(e.request, NONE)
-        return rules.cancel(self._state.handle, row, e.request, CLIENT_LEFT, e.t_ns)
+        return requests.cancel(self._state.handle, row, e.request, CLIENT_LEFT, e.t_ns)
 
     def _probed(self, e: Probed) -> int:
-        return rules.probed(self._state.handle, e.node, e.serial, bool(e.ok), e.t_ns)
+        return nodes.probed(self._state.handle, e.node, e.serial, bool(e.ok), e.t_ns)
 
     def _audited(self, e: Audited) -> int:
-        return rules.audited(self._state.handle, e.offer, bool(e.passed), float(e.weight), e.t_ns)
+        return nodes.audited(self._state.handle, e.offer, bool(e.passed), float(e.weight), e.t_ns)
 
     def _tick(self, e: Tick) -> int:
-        return rules.timer(self._state.handle, e.t_ns)
+        return requests.timer(self._state.handle, e.t_ns)
 
     def _close_epoch(self, e: CloseEpoch) -> int:
-        return rules.close_epoch(self._state.handle, e.epoch, e.t_ns)
+        return facts.close_epoch(self._state.handle, e.epoch, e.t_ns)
 
     def _ignore(self, t_ns: int) -> int:
-        return rules.ignore(self._state.handle, t_ns)
+        return transition.ignore(self._state.handle, t_ns)
 
 
 _RULES: dict[type, Callable[[Nexus, Any], int]] = {

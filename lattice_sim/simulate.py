@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from lattice_core.batch import MAX_ENTRIES
 from lattice_core.chain.port import Reverted
 from lattice_core.config import Config, ConfigError, revise
 from lattice_core.records import Records
@@ -36,6 +37,11 @@ def run(
         config = networks.read(config)
     if changes:
         config = revise(config, changes)
+    nodes = sum(population.count for population in config.nodes)
+    if nodes > MAX_ENTRIES:
+        raise ConfigError(
+            f"{config.name}: nodes: must be at most {MAX_ENTRIES} in all, which one settlement can pay, not {nodes}"
+        )
     if journal and out is None:
         raise ConfigError("journal: needs an out to be written to")
     with Draft(out, force=force) if out is not None else nullcontext() as draft:

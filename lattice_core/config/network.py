@@ -255,7 +255,7 @@ class NodePopulation(Section):
 class Poisson(Section):
     """Arrivals at a constant rate."""
 
-    requests_per_day: Rate
+    requests_per_day: Annotated[float, Field(gt=0, le=1e9)]
     """Mean requests a day of the whole population."""
 
 
@@ -264,14 +264,14 @@ class Burst(Section):
 
     cv: Annotated[float, Field(gt=0, le=100)]
     """Coefficient of variation of the factor."""
-    period_ns: Duration
+    period_ns: Annotated[Duration, Field(ge=NANO)]
     """How long a draw holds."""
 
 
 class Modulated(Section):
     """Poisson arrivals whose rate follows the hour of the day and, if asked, a random burst."""
 
-    requests_per_day: Rate
+    requests_per_day: Annotated[float, Field(gt=0, le=1e9)]
     """Mean requests a day of the whole population."""
     hourly: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(default=[1.0] * 24, min_length=24, max_length=24)
     """24 weights, midnight first; only their ratios count."""
@@ -294,7 +294,7 @@ class Workload(Section):
     """A rate that changes."""
     trace: FilePath | None = None
     """CSV file of arrivals with their tokens; it begins at t = 0 and plays once."""
-    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    scale: Annotated[float, Field(gt=0, le=1e3)] = 1.0
     """Factor on the rate of arrivals, a trace's included."""
 
     @model_validator(mode="after")
@@ -518,7 +518,7 @@ class Reputation(Section):
     """Results that this prior is worth."""
     quality_mean: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Mean of the quality prior: newcomers pay dues."""
-    quality_weight: Annotated[float, Field(gt=0, le=1e9)] = 10.0
+    quality_weight: Annotated[float, Field(ge=0.1, le=1e9)] = 10.0
     """Audits that this prior is worth."""
     quality_half_life_ns: Duration = 7 * 24 * HOUR_NS
     """Half-life of an audit."""

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import yaml
 
-
 MAX_DEPTH = 50
 """Lists and mappings inside each other; a config needs ten."""
 

@@ -25,14 +25,14 @@ DEFECTS = [
     ),
     Defect(
         invariant="INV-2",
-        file="lattice_core/rules.py",
+        file="lattice_core/requests.py",
         find="        a.failed += 1\n",
         replace="        a.completed += 1\n",
         test=f"{KERNEL}::test_inv_2_each_request_ends_once_and_is_counted_for_its_account_and_node",
     ),
     Defect(
         invariant="INV-3",
-        file="lattice_core/rules.py",
+        file="lattice_core/transition.py",
         find="max(c.now_ns, min(t_ns, LAST_NS))",
         replace="min(t_ns, LAST_NS)",
         test=f"{KERNEL}::test_inv_3_what_is_told_late_happens_when_it_is_told",
@@ -81,14 +81,14 @@ DEFECTS = [
     ),
     Defect(
         invariant="INV-10",
-        file="lattice_core/rules.py",
+        file="lattice_core/facts.py",
         find=" and chunk_at(S, chunk).epoch == epoch",
         replace="",
         test=f"{KERNEL}::test_inv_10_a_batch_that_is_confirmed_again_pays_nobody_again",
     ),
     Defect(
         invariant="INV-11",
-        file="lattice_core/rules.py",
+        file="lattice_core/requests.py",
         find="r.prompt_tok, delivered) if delivered > 0 else 0",
         replace="r.prompt_tok, r.max_tok)",
         test=f"{KERNEL}::test_inv_11_a_user_pays_for_receipted_tokens_and_never_more_than_was_reserved",

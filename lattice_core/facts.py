@@ -1,0 +1,170 @@
+"""The rules for what the chain says: accounts, deposits, nodes, offers, bonds, and what became of a batch."""
+
+from lattice_core.jit import jit, rows
+from lattice_core.ledger import confirm_chunk, fold, skip_debit, submit_chunk
+from lattice_core.routing import activate
+from lattice_core.state import (
+    ABSENT,
+    ACCOUNTS,
+    CHUNKS,
+    CLOSED,
+    NODES,
+    NONE,
+    SUBMIT,
+    UP,
+    Handle,
+    account_at,
+    chunk_at,
+    clock,
+    group_at,
+    node_at,
+    offer_at,
+    out_at,
+    params,
+)
+from lattice_core.transition import begin, ignored, out
+from lattice_core.units import MAX_PRICE_NLAI, MAX_SUPPLY_NLAI
+
+MAX_INT32 = 2**31 - 1
+
+
+@jit
+def open_account(S: Handle, account: int, key: int, cluster: int, t_ns: int) -> int:
+    """The chain has registered an account. Its row exists already."""
+    begin(S, t_ns)
+    a = account_at(S, account)
+    if a.known:
+        return ignored(S)
+    a.known, a.key, a.cluster = 1, key, cluster
+    return 0
+
+
+@jit
+def deposit(S: Handle, account: int, nlai: int, faucet: bool, t_ns: int) -> int:
+    """LAI has reached the account's escrow: purchased, or granted by the faucet."""
+    begin(S, t_ns)
+    if account < 0 or account >= rows(S, ACCOUNTS) or nlai <= 0 or nlai > MAX_SUPPLY_NLAI:
+        return ignored(S)
+    a = account_at(S, account)
+    if not a.known or a.deposited_nlai + a.granted_nlai > MAX_SUPPLY_NLAI - nlai:
+        return ignored(S)
+    if faucet:
+        a.granted_nlai += nlai
+        a.faucet_free_nlai += nlai
+    else:
+        a.deposited_nlai += nlai
+        a.free_nlai += nlai
+    fold(S, account)
+    fold(S, nlai)
+    return 0
+
+
+@jit
+def register_node(
+    S: Handle, node: int, key: int, kind: int, cluster: int, owner: int, slots: int, queue_room: int, t_ns: int
+) -> int:
+    """The chain has registered a node; it takes requests from `node_up` on. Its row exists already."""
+    t = begin(S, t_ns)
+    n = node_at(S, node)
+    if n.key != 0 or key == 0 or not (0 < slots <= MAX_INT32 and 0 <= queue_room <= MAX_INT32 and NONE <= owner <= MAX_INT32):
+        return ignored(S)
+    n.key, n.kind, n.cluster, n.owner = key, kind, cluster, owner
+    n.slots, n.queue_room, n.offer, n.observed_ns = slots, queue_room, NONE, t
+    n.status, n.breaker = ABSENT, CLOSED
+    history = params(S).history
+    n.audits = int(history)
+    n.audits_passed = int(history)
+    return 0
+
+
+@jit
+def post_offer(S: Handle, offer: int, key: int, node: int, group: int, price_in: int, price_out: int, t_ns: int) -> int:
+    """A registered node offers a model, once, at a price. Its row, and a place in the group, exist already."""
+    t = begin(S, t_ns)
+    if not (0 <= price_in <= MAX_PRICE_NLAI and 0 <= price_out <= MAX_PRICE_NLAI):
+        return ignored(S)
+    other = node_at(S, node).offer
+    while other != NONE:  # a second place in the group would be a second chance to be drawn
+        if offer_at(S, other).group == group:
+            return ignored(S)
+        other = offer_at(S, other).next_of_node
+    clock(S).offers += 1
+    p, o, g = params(S), offer_at(S, offer), group_at(S, group)
+    o.key, o.node, o.model, o.group = key, node, g.model, group
+    o.position, o.rare_position = NONE, NONE
+    o.price_in, o.price_out = price_in, price_out
+    o.ttft_s, o.itl_s, o.ttft_ns, o.itl_ns = g.ttft_s, g.itl_s, t, t
+    o.alpha, o.beta = p.quality_alpha + p.history, p.quality_beta
+    o.audited_ns, o.quality_tick, o.results = t, 0, int(p.history)
+    o.next_of_node = node_at(S, node).offer
+    node_at(S, node).offer = offer
+    g.size += 1
+    if node_at(S, node).status == UP:
+        activate(S, offer)
+    return 0
+
+
+@jit
+def set_bond(S: Handle, node: int, nlai: int, t_ns: int) -> int:
+    """The chain's record of a node's bond."""
+    begin(S, t_ns)
+    if node < 0 or node >= rows(S, NODES) or node_at(S, node).key == 0 or nlai < 0 or nlai > MAX_SUPPLY_NLAI:
+        return ignored(S)
+    node_at(S, node).bond_nlai = nlai
+    fold(S, node)
+    fold(S, nlai)
+    return 0
+
+
+@jit
+def close_epoch(S: Handle, epoch: int, t_ns: int) -> int:
+    """End an epoch: send each chunk's debits to the chain, and again what the chain did not take."""
+    begin(S, t_ns)
+    c = clock(S)
+    if epoch != c.epoch:
+        return ignored(S)
+    c.epoch += 1
+    for chunk in range(rows(S, CHUNKS)):
+        k = chunk_at(S, chunk)
+        if (k.pending and k.failed) or submit_chunk(S, chunk, epoch):
+            k.failed = 0
+            row = out(S, SUBMIT)
+            out_at(S, row).request, out_at(S, row).leg = chunk, k.epoch
+    return c.outs
+
+
+@jit
+def batch_skipped(S: Handle, chunk: int, epoch: int, account: int, t_ns: int) -> int:
+    """The chain skipped one account's entry of a batch that it otherwise settled (told before `batch_confirmed`)."""
+    begin(S, t_ns)
+    if not _is_pending(S, chunk, epoch) or account < 0 or account >= rows(S, ACCOUNTS):
+        return ignored(S)
+    if account // params(S).chunk_users != chunk:
+        return ignored(S)
+    skip_debit(S, account)
+    return 0
+
+
+@jit
+def batch_confirmed(S: Handle, chunk: int, epoch: int, t_ns: int) -> int:
+    """The chain settled a batch."""
+    begin(S, t_ns)
+    if not _is_pending(S, chunk, epoch):
+        return ignored(S)
+    confirm_chunk(S, chunk)
+    return 0
+
+
+@jit
+def batch_failed(S: Handle, chunk: int, epoch: int, t_ns: int) -> int:
+    """The chain did not take a batch; the next `submit` sends it again under the same key."""
+    begin(S, t_ns)
+    if not _is_pending(S, chunk, epoch):
+        return ignored(S)
+    chunk_at(S, chunk).failed = 1
+    return 0
+
+
+@jit
+def _is_pending(S: Handle, chunk: int, epoch: int) -> bool:
+    return chunk >= 0 and chunk < rows(S, CHUNKS) and chunk_at(S, chunk).pending == 1 and chunk_at(S, chunk).epoch == epoch
