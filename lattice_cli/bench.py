@@ -72,7 +72,6 @@ def measure(nodes: int, requests: int, engine: str) -> dict[str, Any]:
             "queues",
             "patience",
             "deadlines",
-            "user retries",
             "node retries",
             "breaker",
             "probes",

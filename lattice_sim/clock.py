@@ -4,6 +4,7 @@ SimPy breaks ties by the order in which events were made; here an event's key do
 code looks like. Time is an integer number of nanoseconds.
 """
 
+import gc
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
@@ -50,7 +51,12 @@ class Clock(simpy.Environment):
 
     def run_until(self, t_ns: int) -> None:
         """Everything before `t_ns`; then it is `t_ns`."""
-        queue, step = self._queue, self.step
-        while queue and queue[0][0] < t_ns:
-            step()
+        queue, step, collecting = self._queue, self.step, gc.isenabled()
+        gc.disable()  # events make no cycles, and the collector would look through all of them again and again
+        try:
+            while queue and queue[0][0] < t_ns:
+                step()
+        finally:
+            if collecting:
+                gc.enable()
         self.now = self._now = t_ns

@@ -101,7 +101,7 @@ class ReferenceEngine:
             slots=[entry.population.slots for entry in self.nodes],
             queue_room=[entry.population.queue for entry in self.nodes],
         )
-        self._next_ns = self.service.server["next_ns"]
+        self._next_ns = self.service.server["next_ns"].item
         self.broken = [False] * len(self.nodes)
         self._plans = [0] * len(self.nodes)
         self._planned_ns = [NEVER_NS] * len(self.nodes)
@@ -248,7 +248,7 @@ class ReferenceEngine:
 
     def _plan(self, node: int) -> None:
         """Put the node's next first token or completion on the clock."""
-        due_ns = int(self._next_ns[node])
+        due_ns: int = self._next_ns(node)
         if due_ns != self._planned_ns[node]:
             self._planned_ns[node] = due_ns
             self._plans[node] += 1
@@ -261,7 +261,7 @@ class ReferenceEngine:
             return  # the node's plan has changed
         now = self.clock.now
         self._planned_ns[node] = NEVER_NS
-        while self._next_ns[node] <= now:
+        while self._next_ns(node) <= now:
             code, leg_id = service.advance(self.service, node, now)
             leg = self._legs[leg_id]
             at_ns = now + self.delay_ns[node]
