@@ -44,6 +44,7 @@ from lattice_core.events import (
     Tick,
 )
 from lattice_core.journal import decision_line, event_line, header_line
+from lattice_core.reputation import quality_posterior, reliability
 from lattice_core.routing import find_group, load_policy
 from lattice_core.state import (
     AUDIT,
@@ -161,6 +162,14 @@ class Nexus:
     def count(self, name: str) -> int:
         """One counter of `state.CLOCK`, such as `arrived`."""
         return int(self._state.clock[0][name])
+
+    def reliability(self, node: int, t_ns: int) -> float:
+        """Share of a node's answers that succeed, as routing would see it at `t_ns`."""
+        return reliability(self._state.handle, node, t_ns)
+
+    def quality(self, offer: int, t_ns: int) -> tuple[float, float]:
+        """(α, β) of the posterior of an offer's audited quality at `t_ns`."""
+        return quality_posterior(self._state.handle, offer, t_ns)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "policy": None, "_score": 0, "_journal": None, "_decisions": None}

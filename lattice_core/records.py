@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from lattice_core import census
 from lattice_core.config import Config
 from lattice_core.nexus import Nexus
-from lattice_core.reputation import quality_posterior, reliability
 from lattice_core.split import Cuts, Parts
 from lattice_core.state import FREE, NONE, OUTCOMES, REASONS, UP, Rows
 
@@ -362,12 +361,12 @@ def _request_rows(rows: list[tuple[int, ...]]) -> NDArray[np.int64]:
 
 def _reputation(nexus: Nexus, nodes: int, t_ns: int) -> Columns:
     """Reliability of each node, and its quality: the posterior mean over all its offers."""
-    handle, offers = nexus._state.handle, nexus.table("offers")[: nexus.count("offers")]
-    posteriors = np.array([quality_posterior(handle, offer, t_ns) for offer in range(len(offers))]).reshape(-1, 2)
+    offers = nexus.table("offers")[: nexus.count("offers")]
+    posteriors = np.array([nexus.quality(offer, t_ns) for offer in range(len(offers))]).reshape(-1, 2)
     alpha, beta = (np.bincount(offers["node"], weights, minlength=nodes)[:nodes] for weights in posteriors.T)
     with np.errstate(invalid="ignore"):  # a node without an offer has no quality
         quality = alpha / (alpha + beta)
-    return {"reliability": np.array([reliability(handle, node, t_ns) for node in range(nodes)]), "quality": quality}
+    return {"reliability": np.array([nexus.reliability(node, t_ns) for node in range(nodes)]), "quality": quality}
 
 
 def _sums(settled: Sequence[Settlement]) -> dict[str, int]:
