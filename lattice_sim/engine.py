@@ -1,8 +1,8 @@
 """The reference engine: a network of nodes and users under SimPy's clock, written to be read. The oracle for faster ones.
 
-Requests, legs, failures and days are processes; what a node does with its requests stands in `lattice_core.service`, what the
-Nexus makes of it in the kernel, which is reached through `Nexus.handle` alone. The engine knows what no policy may know: how
-long an answer will be.
+Arrivals, breakdowns and days are processes; what follows from them is called when its time comes. What a node does with its
+requests stands in `lattice_core.service`, what the Nexus makes of it in the kernel, which is reached through `Nexus.handle`
+alone. The engine knows what no policy may know: how long an answer will be.
 """
 
 from collections.abc import Generator, Iterable, Sequence
