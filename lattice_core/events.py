@@ -76,11 +76,46 @@ class BatchConfirmed(NamedTuple):
 
 
 class BatchFailed(NamedTuple):
-    """Chain fact: the batch (epoch, chunk) did not go through; it stays owed."""
+    """Chain fact: the batch (epoch, chunk) did not go through; it is sent again when the next epoch closes."""
 
     t_ns: int
     epoch: int
     chunk: int
+
+
+class BatchLapsed(NamedTuple):
+    """Chain fact: the batch (epoch, chunk) will never be taken, for its grace has passed; the vouchers pay."""
+
+    t_ns: int
+    epoch: int
+    chunk: int
+
+
+class VoucherCollected(NamedTuple):
+    """Chain fact: a node collected this much of what an account owed it for `epoch`, by voucher."""
+
+    t_ns: int
+    epoch: int
+    account: int
+    node: int
+    nlai: int
+    faucet_nlai: int
+
+
+class WithdrawalRequested(NamedTuple):
+    """Chain fact: the account wants `nlai` of purchased credit out, in all; 0 wants nothing out any more."""
+
+    t_ns: int
+    account: int
+    nlai: int
+
+
+class Withdrawn(NamedTuple):
+    """Chain fact: `nlai` of purchased credit has left the account's escrow, and its request is done."""
+
+    t_ns: int
+    account: int
+    nlai: int
 
 
 class NodeUp(NamedTuple):
@@ -208,6 +243,10 @@ type Event = (
     | Bonded
     | BatchConfirmed
     | BatchFailed
+    | BatchLapsed
+    | VoucherCollected
+    | WithdrawalRequested
+    | Withdrawn
     | NodeUp
     | NodeDown
     | Arrive
@@ -279,9 +318,26 @@ class Status(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """Send this batch to the chain and answer with `BatchConfirmed` or `BatchFailed`."""
+    """Send this batch to the chain and answer with `BatchConfirmed`, `BatchFailed` or `BatchLapsed`."""
 
     batch: Chunk
 
 
-type Command = Dispatch | Cancel | Probe | Audit | Status | Submit
+class Receipt(NamedTuple):
+    """For a leg `account` owes `node` `nlai` of purchased and `faucet_nlai` of faucet credit; the batch of `epoch` claims it.
+
+    `request` is what the leg served, a sub-request maybe; its prompt and the delivered tokens are what is paid for.
+    """
+
+    request: int
+    leg: int
+    epoch: int
+    account: int
+    node: int
+    prompt_tok: int
+    output_tok: int
+    nlai: int
+    faucet_nlai: int
+
+
+type Command = Dispatch | Cancel | Probe | Audit | Status | Submit | Receipt

@@ -1,28 +1,23 @@
-"""The rules for what the chain says: accounts, deposits, nodes, offers, bonds, and what became of a batch."""
+"""The rules for what the chain says of accounts, deposits, withdrawals, nodes, offers and bonds."""
 
 from lattice_core.jit import jit, rows
-from lattice_core.ledger import confirm_chunk, fold, skip_debit, submit_chunk
+from lattice_core.ledger import fold, has_account
 from lattice_core.routing import activate
 from lattice_core.state import (
     ABSENT,
-    ACCOUNTS,
-    CHUNKS,
     CLOSED,
     NODES,
     NONE,
-    SUBMIT,
     UP,
     Handle,
     account_at,
-    chunk_at,
     clock,
     group_at,
     node_at,
     offer_at,
-    out_at,
     params,
 )
-from lattice_core.transition import begin, ignored, out
+from lattice_core.transition import begin, ignored
 from lattice_core.units import MAX_PRICE_NLAI, MAX_SUPPLY_NLAI
 
 MAX_INT32 = 2**31 - 1
@@ -43,10 +38,10 @@ def open_account(S: Handle, account: int, key: int, cluster: int, t_ns: int) -> 
 def deposit(S: Handle, account: int, nlai: int, faucet: bool, t_ns: int) -> int:
     """LAI has reached the account's escrow: purchased, or granted by the faucet."""
     begin(S, t_ns)
-    if account < 0 or account >= rows(S, ACCOUNTS) or nlai <= 0 or nlai > MAX_SUPPLY_NLAI:
+    if not has_account(S, account) or nlai <= 0 or nlai > MAX_SUPPLY_NLAI:
         return ignored(S)
     a = account_at(S, account)
-    if not a.known or a.deposited_nlai + a.granted_nlai > MAX_SUPPLY_NLAI - nlai:
+    if a.deposited_nlai + a.granted_nlai > MAX_SUPPLY_NLAI - nlai:
         return ignored(S)
     if faucet:
         a.granted_nlai += nlai
@@ -56,6 +51,36 @@ def deposit(S: Handle, account: int, nlai: int, faucet: bool, t_ns: int) -> int:
         a.free_nlai += nlai
     fold(S, account)
     fold(S, nlai)
+    return 0
+
+
+@jit
+def request_withdrawal(S: Handle, account: int, nlai: int, t_ns: int) -> int:
+    """The account wants `nlai` of its purchased credit out: new reservations leave that much free."""
+    begin(S, t_ns)
+    if not has_account(S, account) or nlai < 0 or nlai > MAX_SUPPLY_NLAI:
+        return ignored(S)
+    account_at(S, account).withdrawing_nlai = nlai
+    fold(S, account)
+    fold(S, nlai)
+    return 0
+
+
+@jit
+def withdraw(S: Handle, account: int, nlai: int, t_ns: int) -> int:
+    """LAI has left the escrow: what was free, and then what no voucher has claimed in time."""
+    begin(S, t_ns)
+    if not has_account(S, account) or nlai < 0 or nlai > MAX_SUPPLY_NLAI:
+        return ignored(S)
+    a = account_at(S, account)
+    free = min(nlai, a.free_nlai)
+    overdue = min(nlai - free, a.overdue_nlai)
+    a.free_nlai -= free
+    a.overdue_nlai -= overdue
+    a.withdrawn_nlai += free + overdue
+    a.withdrawing_nlai = 0
+    fold(S, account)
+    fold(S, -nlai)
     return 0
 
 
@@ -114,57 +139,3 @@ def set_bond(S: Handle, node: int, nlai: int, t_ns: int) -> int:
     fold(S, node)
     fold(S, nlai)
     return 0
-
-
-@jit
-def close_epoch(S: Handle, epoch: int, t_ns: int) -> int:
-    """End an epoch: send each chunk's debits to the chain, and again what the chain did not take."""
-    begin(S, t_ns)
-    c = clock(S)
-    if epoch != c.epoch:
-        return ignored(S)
-    c.epoch += 1
-    for chunk in range(rows(S, CHUNKS)):
-        k = chunk_at(S, chunk)
-        if (k.pending and k.failed) or submit_chunk(S, chunk, epoch):
-            k.failed = 0
-            row = out(S, SUBMIT)
-            out_at(S, row).request, out_at(S, row).leg = chunk, k.epoch
-    return c.outs
-
-
-@jit
-def batch_skipped(S: Handle, chunk: int, epoch: int, account: int, t_ns: int) -> int:
-    """The chain skipped one account's entry of a batch that it otherwise settled (told before `batch_confirmed`)."""
-    begin(S, t_ns)
-    if not _is_pending(S, chunk, epoch) or account < 0 or account >= rows(S, ACCOUNTS):
-        return ignored(S)
-    if account // params(S).chunk_users != chunk:
-        return ignored(S)
-    skip_debit(S, account)
-    return 0
-
-
-@jit
-def batch_confirmed(S: Handle, chunk: int, epoch: int, t_ns: int) -> int:
-    """The chain settled a batch."""
-    begin(S, t_ns)
-    if not _is_pending(S, chunk, epoch):
-        return ignored(S)
-    confirm_chunk(S, chunk)
-    return 0
-
-
-@jit
-def batch_failed(S: Handle, chunk: int, epoch: int, t_ns: int) -> int:
-    """The chain did not take a batch; the next `submit` sends it again under the same key."""
-    begin(S, t_ns)
-    if not _is_pending(S, chunk, epoch):
-        return ignored(S)
-    chunk_at(S, chunk).failed = 1
-    return 0
-
-
-@jit
-def _is_pending(S: Handle, chunk: int, epoch: int) -> bool:
-    return chunk >= 0 and chunk < rows(S, CHUNKS) and chunk_at(S, chunk).pending == 1 and chunk_at(S, chunk).epoch == epoch

@@ -20,7 +20,7 @@ from lattice_core.events import EVENTS, Command, Event
 FORMAT = "lattice-journal"
 VERSION = 1
 RULES = (
-    *("batch", "facts", "jit", "ledger", "nexus", "nodes", "pricing", "reputation", "requests", "routing"),
+    *("batch", "batches", "facts", "jit", "ledger", "nexus", "nodes", "pricing", "reputation", "requests", "routing"),
     *("split", "state", "streams", "timers", "transition", "units"),
 )
 """The modules whose source decides what the kernel does with an event."""

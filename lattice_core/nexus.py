@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattice_core import facts, nodes, requests, transition
+from lattice_core import batches, facts, nodes, requests, transition
 from lattice_core.batch import Chunk
 from lattice_core.config import Config
 from lattice_core.events import (
@@ -19,6 +19,7 @@ from lattice_core.events import (
     Audited,
     BatchConfirmed,
     BatchFailed,
+    BatchLapsed,
     Bonded,
     Cancel,
     CancelRequest,
@@ -39,9 +40,13 @@ from lattice_core.events import (
     Probed,
     Proceed,
     Progress,
+    Receipt,
     Status,
     Submit,
     Tick,
+    VoucherCollected,
+    WithdrawalRequested,
+    Withdrawn,
 )
 from lattice_core.journal import decision_line, event_line, header_line
 from lattice_core.reputation import quality_posterior, reliability
@@ -57,6 +62,7 @@ from lattice_core.state import (
     PARAMS,
     PROBE,
     REASONS,
+    RECEIPT,
     STATUS,
     SUBMIT,
     WEIGHTS,
@@ -155,7 +161,7 @@ class Nexus:
     # What observers may read: copies, so that only the rules write.
 
     def table(self, name: str) -> Rows:
-        """A copy of one table of the state: `nodes`, `offers`, `groups`, `accounts`, `requests`, `legs`, `gross`, `clock` …"""
+        """A copy of one table of the state: `nodes`, `offers`, `groups`, `accounts`, `legs`, `batches`, `clock` …"""
         rows: Rows = getattr(self._state, name)
         return rows.copy()
 
@@ -182,12 +188,17 @@ class Nexus:
     def _commands(self, count: int) -> list[Command]:
         commands: list[Command] = []
         for out in self._state.outs[:count].tolist():
-            kind, outcome, reason, request, leg, node, offer, _, output_tok, fee_nlai, sent_ns, first_token_ns = out
+            (
+                kind, outcome, reason, request, leg, node, offer,
+                account, epoch, prompt_tok, output_tok, nlai, faucet_nlai, sent_ns, first_token_ns,
+            ) = out  # fmt: skip
             if kind == DISPATCH:
-                commands.append(Dispatch(request, leg, node, offer, fee_nlai))
+                commands.append(Dispatch(request, leg, node, offer, nlai))
             elif kind == STATUS:
                 self._rows.pop(request, None)
-                commands.append(Status(request, outcome, reason, node, output_tok, fee_nlai, sent_ns, first_token_ns))
+                commands.append(Status(request, outcome, reason, node, output_tok, nlai, sent_ns, first_token_ns))
+            elif kind == RECEIPT:
+                commands.append(Receipt(request, leg, epoch, account, node, prompt_tok, output_tok, nlai, faucet_nlai))
             elif kind == CANCEL:
                 commands.append(Cancel(request, leg, node))
             elif kind == PROBE:
@@ -195,27 +206,28 @@ class Nexus:
             elif kind == AUDIT:
                 commands.append(Audit(request, leg, node, offer, output_tok))
             elif kind == SUBMIT:
-                commands.append(Submit(self._batch(chunk=request, epoch=leg)))
+                commands.append(Submit(self._batch(row=request)))
         return commands
 
-    def _batch(self, chunk: int, epoch: int) -> Chunk:
-        params = self._state.params[0]
+    def _batch(self, row: int) -> Chunk:
+        """A pending batch as the chain takes it."""
+        params, width = self._state.params[0], len(self._state.nodes)
+        chunk, bucket = divmod(row, int(params["ring"]))
         first = chunk * int(params["chunk_users"])
-        accounts = self._state.accounts[first : first + int(params["chunk_users"])]
-        width = len(self._state.nodes)
-        gross = self._state.gross[chunk * width : (chunk + 1) * width]
-        users = np.flatnonzero((accounts["unsettled_nlai"] > 0) | (accounts["faucet_unsettled_nlai"] > 0))
-        nodes = np.flatnonzero((gross["unsettled_nlai"] > 0) | (gross["faucet_unsettled_nlai"] > 0))
+        debits = self._state.unsettled[bucket :: int(params["ring"])][first : first + int(params["chunk_users"])]
+        gross = self._state.unsettled_gross[row * width : (row + 1) * width]
+        users = np.flatnonzero((debits["nlai"] > 0) | (debits["faucet_nlai"] > 0))
+        nodes = np.flatnonzero((gross["nlai"] > 0) | (gross["faucet_nlai"] > 0))
         return Chunk(
             nexus=int(params["nexus"]),
-            epoch=epoch,
+            epoch=int(self._state.batches[row]["epoch"]),
             chunk=chunk,
             users=users + first,
-            debit_purchased_nlai=accounts["unsettled_nlai"][users],
-            debit_faucet_nlai=accounts["faucet_unsettled_nlai"][users],
+            debit_purchased_nlai=debits["nlai"][users],
+            debit_faucet_nlai=debits["faucet_nlai"][users],
             nodes=nodes,
-            gross_purchased_nlai=gross["unsettled_nlai"][nodes],
-            gross_faucet_nlai=gross["faucet_unsettled_nlai"][nodes],
+            gross_purchased_nlai=gross["nlai"][nodes],
+            gross_faucet_nlai=gross["faucet_nlai"][nodes],
         )
 
     # One line an event, where the rule needs no more.
@@ -258,11 +270,23 @@ class Nexus:
 
     def _batch_confirmed(self, e: BatchConfirmed) -> int:
         for account in e.skipped:
-            facts.batch_skipped(self._state.handle, e.chunk, e.epoch, account, e.t_ns)
-        return facts.batch_confirmed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+            batches.batch_skipped(self._state.handle, e.chunk, e.epoch, account, e.t_ns)
+        return batches.batch_confirmed(self._state.handle, e.chunk, e.epoch, e.t_ns)
 
     def _batch_failed(self, e: BatchFailed) -> int:
-        return facts.batch_failed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+        return batches.batch_failed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+
+    def _batch_lapsed(self, e: BatchLapsed) -> int:
+        return batches.batch_lapsed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+
+    def _voucher_collected(self, e: VoucherCollected) -> int:
+        return batches.voucher_collected(self._state.handle, e.epoch, e.account, e.node, e.nlai, e.faucet_nlai, e.t_ns)
+
+    def _withdrawal_requested(self, e: WithdrawalRequested) -> int:
+        return facts.request_withdrawal(self._state.handle, e.account, e.nlai, e.t_ns)
+
+    def _withdrawn(self, e: Withdrawn) -> int:
+        return facts.withdraw(self._state.handle, e.account, e.nlai, e.t_ns)
 
     def _node_up(self, e: NodeUp) -> int:
         return nodes.node_up(self._state.handle, e.node, e.t_ns)
@@ -311,7 +335,7 @@ class Nexus:
         return requests.timer(self._state.handle, e.t_ns)
 
     def _close_epoch(self, e: CloseEpoch) -> int:
-        return facts.close_epoch(self._state.handle, e.epoch, e.t_ns)
+        return batches.close_epoch(self._state.handle, e.epoch, e.t_ns)
 
     def _ignore(self, t_ns: int) -> int:
         return transition.ignore(self._state.handle, t_ns)
@@ -326,6 +350,10 @@ _RULES: dict[type, Callable[[Nexus, Any], int]] = {
     Bonded: Nexus._bonded,
     BatchConfirmed: Nexus._batch_confirmed,
     BatchFailed: Nexus._batch_failed,
+    BatchLapsed: Nexus._batch_lapsed,
+    VoucherCollected: Nexus._voucher_collected,
+    WithdrawalRequested: Nexus._withdrawal_requested,
+    Withdrawn: Nexus._withdrawn,
     NodeUp: Nexus._node_up,
     NodeDown: Nexus._node_down,
     Arrive: Nexus._arrive,
@@ -376,6 +404,7 @@ def _initial(config: Config, candidates: int, explores: bool, nexus: int) -> Sta
         "probe_interval_ns": reputation.probe_interval_ns,
         "audit_rate": reputation.audit_rate,
         "chunk_users": config.chain.chunk_users,
+        "ring": config.chain.grace_epochs + 1,
     }
     assert set(values) == set(PARAMS.names or ())
     for name, value in values.items():

@@ -12,14 +12,13 @@
 import numpy as np
 
 from lattice_core.jit import jit, rows
-from lattice_core.ledger import available_nlai, charge, fold, hold, release, reserve, root_of
+from lattice_core.ledger import available_nlai, charge, fold, has_account, hold, release, reserve, root_of
 from lattice_core.nodes import observe, send_probe
 from lattice_core.pricing import fee_nlai
 from lattice_core.reputation import observe_first_token, observe_pace
 from lattice_core.routing import find_group, no_longer_rare, quote_nlai, route
 from lattice_core.state import (
     ABSENT,
-    ACCOUNTS,
     AUDIT,
     BAD_ANSWER,
     BAD_REQUEST,
@@ -148,7 +147,7 @@ def _end_request(S: Handle, request: int, outcome: int, reason: int, node: int, 
     row = out(S, STATUS)
     o = out_at(S, row)
     o.request, o.outcome, o.reason, o.node, o.output_tok = r.id, outcome, reason, node, output_tok
-    o.fee_nlai, o.sent_ns, o.first_token_ns = r.charged_nlai, r.sent_ns, r.first_token_ns
+    o.nlai, o.sent_ns, o.first_token_ns = r.charged_nlai, r.sent_ns, r.first_token_ns
     _count_end(S, r.account, outcome)
     fold(S, clock(S).now_ns)
     fold(S, r.id)
@@ -222,7 +221,7 @@ def _dispatch(S: Handle, request: int, t_ns: int, score: int) -> int:
     row = out(S, DISPATCH)
     o = out_at(S, row)
     o.request, o.leg, o.offer, o.node = r.id, le.id, offer, offer_at(S, offer).node
-    o.fee_nlai, o.sent_ns = quote, t_ns
+    o.nlai, o.sent_ns = quote, t_ns
     fold(S, t_ns)
     fold(S, r.id)
     fold(S, offer)
@@ -262,7 +261,7 @@ def arrive(
     if id <= c.last_request:
         return ignored(S)
     c.last_request = id
-    if account < 0 or account >= rows(S, ACCOUNTS) or not account_at(S, account).known:
+    if not has_account(S, account):
         c.ignored += 1
         _reject(S, id, UNKNOWN_ACCOUNT)
         return c.outs

@@ -90,7 +90,7 @@ REASONS = (
 TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, TIMER_PROBE = 0, 1, 2, 3
 
 # What rules ask of the driver
-DISPATCH, CANCEL, PROBE, AUDIT, STATUS, SUBMIT = 1, 2, 3, 4, 5, 6
+DISPATCH, CANCEL, PROBE, AUDIT, STATUS, SUBMIT, RECEIPT = 1, 2, 3, 4, 5, 6, 7
 
 NONE = -1
 """No row."""
@@ -136,6 +136,7 @@ PARAMS = _dtype(
     audit_rate=f8,
     # settlement
     chunk_users=i4,
+    ring=i4,
 )
 
 WEIGHTS = _dtype(quality=f8, reliability=f8, latency=f8, price=f8, bond=f8)
@@ -303,12 +304,16 @@ ACCOUNT = _dtype(
     held_nlai=i8,
     debit_nlai=i8,
     unsettled_nlai=i8,
+    overdue_nlai=i8,
     spent_nlai=i8,
+    withdrawn_nlai=i8,
     deposited_nlai=i8,
+    withdrawing_nlai=i8,
     faucet_free_nlai=i8,
     faucet_held_nlai=i8,
     faucet_debit_nlai=i8,
     faucet_unsettled_nlai=i8,
+    faucet_overdue_nlai=i8,
     faucet_spent_nlai=i8,
     granted_nlai=i8,
     arrived=i8,
@@ -317,16 +322,23 @@ ACCOUNT = _dtype(
     rejected=i8,
     in_flight=i8,
 )
-"""Purchased: deposited = free + held + debit + unsettled + spent. Faucet credit likewise, granted on the left.
+"""Purchased: deposited = free + held + debit + unsettled + overdue + spent + withdrawn. Faucet credit likewise, granted on the
+left and never withdrawn.
 
-`debit` was charged since the last batch, `unsettled` is in a batch the chain has not confirmed, `spent` is settled.
+`debit` was charged in this epoch, `unsettled` is in batches that are pending, `overdue` was charged and is left to the
+vouchers, `spent` has reached the nodes. `withdrawing` is what new reservations leave of the free purchased credit.
 """
 
-CHUNK = _dtype(pending=i1, failed=i1, epoch=i8)
-"""One batch at a time is under way for each chunk of accounts; its key (epoch) does not change when it is sent again."""
+BATCH = _dtype(pending=i1, failed=i1, epoch=i8)
+"""A chunk's batch of one epoch; row = chunk · ring + epoch mod ring, so that the last `ring` epochs' may be pending at once."""
 
-GROSS = _dtype(nlai=i8, faucet_nlai=i8, unsettled_nlai=i8, faucet_unsettled_nlai=i8)
-"""What a chunk's accounts owe a node; row = chunk · len(nodes) + node."""
+MONEY = _dtype(nlai=i8, faucet_nlai=i8)
+"""An amount by the credit that pays for it, purchased or faucet. Three tables:
+
+* `unsettled`, what an account owes in a pending batch: row = account · ring + epoch mod ring;
+* `gross`, what a chunk's accounts owe a node for this epoch: row = chunk · len(nodes) + node;
+* `unsettled_gross`, what they owe it in a pending batch: row = batch · len(nodes) + node.
+"""
 
 TIMER = _dtype(t_ns=i8, kind=i1, row=i4, tag=i8)
 
@@ -338,9 +350,12 @@ OUT = _dtype(
     leg=i8,
     node=i4,
     offer=i4,
-    from_tok=i4,
+    account=i4,
+    epoch=i8,
+    prompt_tok=i4,
     output_tok=i4,
-    fee_nlai=i8,
+    nlai=i8,
+    faucet_nlai=i8,
     sent_ns=i8,
     first_token_ns=i8,
 )
@@ -384,16 +399,18 @@ _TABLES = {
     "requests": REQUEST,
     "legs": LEG,
     "accounts": ACCOUNT,
-    "chunks": CHUNK,
-    "gross": GROSS,
+    "batches": BATCH,
+    "unsettled": MONEY,
+    "gross": MONEY,
+    "unsettled_gross": MONEY,
     "timers": TIMER,
     "outs": OUT,
     "ask": REQUEST_VIEW,
     "candidates": CANDIDATE,
 }
-NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, CHUNKS, TIMERS, CANDIDATES = (
+NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, BATCHES, TIMERS, CANDIDATES = (
     list(_TABLES).index(name)
-    for name in ("nodes", "offers", "groups", "requests", "legs", "accounts", "chunks", "timers", "candidates")
+    for name in ("nodes", "offers", "groups", "requests", "legs", "accounts", "batches", "timers", "candidates")
 )
 
 type Handle = int
@@ -401,7 +418,7 @@ type Handle = int
 
 (
     _params_at, _weights_at, _clock_at, node_at, offer_at, group_at, member_at, request_at, leg_at,
-    account_at, chunk_at, gross_at, timer_at, out_at, _ask_at, candidate_at,
+    account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, timer_at, out_at, _ask_at, candidate_at,
 ) = (row_of(dtype, table) for table, dtype in enumerate(_TABLES.values()))  # fmt: skip
 
 
@@ -453,12 +470,8 @@ class State:
         self._put("weights", exponents)
         self._put("groups", groups)
         self._put("candidates", np.zeros(4096, CANDIDATE))
-        self._put("offers", np.zeros(0, OFFER))
-        self._put("chunks", np.zeros(0, CHUNK))
-        self._put("gross", np.zeros(0, GROSS))
-        self._put("accounts", np.zeros(0, ACCOUNT))
-        self._put("requests", np.zeros(0, REQUEST))
-        self._put("legs", np.zeros(0, LEG))
+        for name in ("offers", "accounts", "batches", "unsettled", "gross", "unsettled_gross", "requests", "legs"):
+            self._put(name, np.zeros(0, _TABLES[name]))
         self.clock["free_request"] = self.clock["free_leg"] = NONE
         self.make_request_room()
         self._put("outs", np.zeros(64, OUT))
@@ -483,12 +496,15 @@ class State:
         self._directory[entry : entry + 2] = table.ctypes.data, len(table)
         setattr(self, name, table)
 
-    def _lengthen(self, name: str, at_least: int = 0) -> Rows:
+    def _extend(self, name: str, length: int) -> Rows:
         old = getattr(self, name)
-        longer = np.zeros(max(2 * len(old), at_least, 16), old.dtype)
+        longer = np.zeros(length, old.dtype)
         longer[: len(old)] = old
         self._put(name, longer)
         return longer
+
+    def _lengthen(self, name: str, at_least: int = 0) -> Rows:
+        return self._extend(name, max(2 * len(getattr(self, name)), at_least, 16))
 
     def make_request_room(self) -> None:
         """Room for one more request and leg, and for the timers that one event can set."""
@@ -503,28 +519,29 @@ class State:
             self._lengthen("timers", 1024)
 
     def make_account_room(self, account: int) -> None:
-        """A row for `account`, and its chunk."""
-        if account >= len(self.accounts):
-            self._lengthen("accounts", account + 1)
-        chunks = -(-len(self.accounts) // int(self.params[0]["chunk_users"]))
-        if chunks > len(self.chunks):
-            old_chunks, old_gross = self.chunks, self.gross
-            self._put("chunks", np.zeros(chunks, CHUNK))
-            self._put("gross", np.zeros(chunks * len(self.nodes), GROSS))
-            self._put("outs", np.zeros(64 + chunks, OUT))
-            self.chunks[: len(old_chunks)] = old_chunks
-            if len(old_chunks):
-                self.gross[: len(old_gross)] = old_gross
+        """A row for `account`, and the batches of its chunk."""
+        if account < len(self.accounts):
+            return
+        ring = int(self.params[0]["ring"])
+        accounts = len(self._lengthen("accounts", account + 1))
+        chunks = -(-accounts // int(self.params[0]["chunk_users"]))
+        self._extend("unsettled", accounts * ring)
+        self._extend("batches", chunks * ring)
+        self._extend("gross", chunks * len(self.nodes))
+        self._extend("unsettled_gross", chunks * ring * len(self.nodes))
+        self._put("outs", np.zeros(64 + chunks * ring, OUT))
 
     def make_node_room(self, node: int) -> None:
-        """A row for `node`, and its column in `gross`."""
-        if node >= len(self.nodes):
-            width, old = len(self.nodes), self.gross
-            self._lengthen("nodes", node + 1)
-            gross = np.zeros((len(self.chunks), len(self.nodes)), GROSS)
-            if len(self.chunks):
-                gross[:, :width] = old.reshape(len(self.chunks), width)
-            self._put("gross", gross.reshape(-1))
+        """A row for `node`, and its column in what chunks and batches owe."""
+        if node < len(self.nodes):
+            return
+        width = len(self.nodes)
+        wider = len(self._lengthen("nodes", node + 1))
+        for name in ("gross", "unsettled_gross"):
+            old = getattr(self, name).reshape(-1, width)
+            table = np.zeros((len(old), wider), MONEY)
+            table[:, :width] = old
+            self._put(name, table.reshape(-1))
 
     def make_offer_room(self, offer: int, group: int) -> None:
         """A row for `offer`, one more place in `group`, and candidates for a pass over every offer."""

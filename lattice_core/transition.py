@@ -1,8 +1,8 @@
 """How every transition begins, and how it says what it asks of the driver.
 
-The rules stand in `facts`, `nodes` and `requests`; with what they call they are the only code that changes state. Every rule
-takes the time, is total (unknown, late and duplicate ids are counted in `clock.ignored` and change nothing else), and leaves
-what it asks in `outs`; it returns how many.
+The rules stand in `facts`, `batches`, `nodes` and `requests`; with what they call they are the only code that changes state.
+Every rule takes the time, is total (unknown, late and duplicate ids are counted in `clock.ignored` and change nothing else),
+and leaves what it asks in `outs`; it returns how many.
 """
 
 from lattice_core.jit import jit
@@ -43,6 +43,7 @@ def out(S: Handle, kind: int) -> int:
     c.outs += 1
     o = out_at(S, row)
     o.kind, o.outcome, o.reason, o.request, o.leg = kind, 0, 0, 0, 0
-    o.node, o.offer, o.from_tok, o.output_tok, o.fee_nlai = NONE, NONE, 0, 0, 0
+    o.node, o.offer, o.account, o.epoch = NONE, NONE, NONE, 0
+    o.prompt_tok, o.output_tok, o.nlai, o.faucet_nlai = 0, 0, 0, 0
     o.sent_ns, o.first_token_ns = 0, 0
     return row

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from lattice_core.config.network import Config
 from lattice_core.config.quantities import MAX_DURATION_NS
 from lattice_core.hardware import CATALOGUE
-from lattice_core.units import to_lai
+from lattice_core.registration import FREE, Joins, join
+from lattice_core.units import MAX_SUPPLY_NLAI, to_lai, to_s
 
 
 def conflicts(config: Config) -> list[str]:
@@ -81,18 +82,42 @@ def _live(config: Config) -> Iterator[str]:
                 yield f"models.{model}.weights: must say where live mode gets the weights to launch {name}, not null"
 
 
+def _chain(config: Config) -> Iterator[str]:
+    thaw_ns, appeal_ns = config.economics.bonds.thaw_ns, config.economics.slashing.appeal_ns
+    if thaw_ns < appeal_ns:
+        yield f"economics.bonds.thaw: must be at least slashing.appeal, {to_s(appeal_ns):g} s, not {to_s(thaw_ns):g} s"
+    granted_nlai = config.granted_nlai
+    budget_nlai = config.economics.faucet.budget_nlai
+    if budget_nlai is not None and granted_nlai > budget_nlai:
+        needed, given = (f"{to_lai(nlai):.9g}" for nlai in (granted_nlai, budget_nlai))
+        yield f"economics.faucet.budget: must cover what users are granted at the start, {needed} LAI, not {given}"
+
+
 def _sums(config: Config) -> Iterator[str]:
     if config.sim.epochs * config.chain.epoch_ns > MAX_DURATION_NS:
         yield f"sim.epochs: must be at most {MAX_DURATION_NS // config.chain.epoch_ns} (3650d in all), not {config.sim.epochs}"
     bonds_nlai = sum(nodes.count * nodes.bond_nlai for nodes in config.nodes)
     funds_nlai = sum(users.count * users.budget.total_nlai for users in config.users)
+    unspent_nlai = max(0, (config.economics.faucet.budget_nlai or 0) - config.granted_nlai)
+    needed_nlai = bonds_nlai + funds_nlai + unspent_nlai + _joins_nlai(config)
     genesis_nlai = config.economics.supply.genesis_nlai
-    if bonds_nlai + funds_nlai > genesis_nlai:
-        needed, given = (f"{to_lai(nlai):.9g}" for nlai in (bonds_nlai + funds_nlai, genesis_nlai))
-        yield f"economics.supply.genesis: must cover all bonds and budgets, {needed} LAI, not {given}"
+    if needed_nlai > genesis_nlai:
+        needed, given = (f"{to_lai(nlai):.9g}" for nlai in (needed_nlai, genesis_nlai))
+        yield f"economics.supply.genesis: must cover all bonds, budgets and registrations, {needed} LAI, not {given}"
 
 
-_STAGES = (_names, _clusters, _nodes, _users, _live, _sums)
+def _joins_nlai(config: Config) -> int:
+    """What all nodes burn to join at the start."""
+    terms, price, burned_nlai = config.economics.registration, FREE, 0
+    for _ in range(sum(nodes.count for nodes in config.nodes)):
+        paid_nlai, price = join(Joins(terms.floor_nlai, terms.rise_ppm, 1), price, 0)
+        burned_nlai += paid_nlai
+        if burned_nlai > MAX_SUPPLY_NLAI:
+            break
+    return burned_nlai
+
+
+_STAGES = (_names, _clusters, _nodes, _users, _live, _chain, _sums)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -12,19 +12,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lattice_core.config.quantities import (
+    ChainDelay,
     Delay,
     Duration,
+    HalfShare,
     Lai,
     OfDay,
     PaidPrice,
     Price,
+    ProperShare,
     Share,
     SomeLai,
     Step,
     Text,
 )
 from lattice_core.hardware import CATALOGUE, MAX_SLOTS, Profile
-from lattice_core.units import HOUR_NS, MAX_TOKENS, MINUTE_NS, NANO, to_nlai
+from lattice_core.units import DAY_NS, HOUR_NS, MAX_TOKENS, MINUTE_NS, NANO, to_nlai
 
 _UNIT_SUFFIXES = ("_ns", "_nlai", "_ppm")
 
@@ -346,6 +349,8 @@ class Budget(Section):
     """Held outside the escrow at the start, LAI."""
     top_up_nlai: Lai = 0
     """At each epoch, escrow with less free than this gets this much from the wallet, LAI."""
+    withdraw_above_nlai: Lai | None = None
+    """At each epoch, free escrow above this is asked back into the wallet, LAI; null for never."""
     faucet_nlai: Lai = 0
     """Spend-only credit granted at the start, LAI."""
 
@@ -436,6 +441,52 @@ class Bonds(Section):
     """Least bond with which a node is routed to, LAI."""
     reference_nlai: SomeLai = to_nlai(500)
     """Bond at which the bond factor is 1 − 1/e, LAI."""
+    thaw_ns: ChainDelay = 7 * DAY_NS
+    """Time from unbonding to withdrawal, in which a bond can still be slashed."""
+
+
+class Registration(Section):
+    """What a node burns to join: the price rises with each join and halves over time."""
+
+    floor_nlai: Lai = to_nlai(1)
+    """Least price, LAI."""
+    rise_ppm: Share = 20_000
+    """By how much a join raises the price of the next."""
+    half_life_ns: ChainDelay = DAY_NS
+    """Time in which the price halves, down to the floor."""
+
+
+class Faucet(Section):
+    """Spend-only credit for newcomers: one budget for all, which the treasury is endowed with at the start."""
+
+    budget_nlai: Lai | None = None
+    """What may be granted, LAI; null for what the populations are granted at the start."""
+    half_life_ns: ChainDelay = 30 * DAY_NS
+    """Time in which what is left of it halves."""
+
+
+class Slashing(Section):
+    """What misconduct costs."""
+
+    equivocation_ppm: Share = 500_000
+    """Part of the stake that two different signed answers to one request cost."""
+    proposal_ppm: Share = 100_000
+    """Largest part of the stake that an oracle may propose to take."""
+    reporter_ppm: HalfShare = 100_000
+    """Part of what is taken that goes to who reported it; the rest is burned."""
+    appeal_ns: ChainDelay = 3 * DAY_NS
+    """Time to appeal against a proposal, and again for the owner to decide."""
+
+
+class Bonus(Section):
+    """A pool that is shared among nodes by work, uptime and quality, over and above fees."""
+
+    per_day_nlai: Lai = 0
+    """What the pool gains a day, LAI: from the treasury, and minted where that does not reach."""
+    returned_ppm: ProperShare = 900_000
+    """Most of what was burned of a node's purchased fees that comes back to it: less than 1, so that paying oneself costs."""
+    window_ns: ChainDelay = HOUR_NS
+    """Time in which the owner may reject an oracle's weights."""
 
 
 class Economics(Section):
@@ -446,6 +497,10 @@ class Economics(Section):
     supply: Supply = Supply()
     split: Split = Split()
     bonds: Bonds = Bonds()
+    registration: Registration = Registration()
+    faucet: Faucet = Faucet()
+    slashing: Slashing = Slashing()
+    bonus: Bonus = Bonus()
 
 
 class Breaker(Section):
@@ -533,12 +588,20 @@ class Reputation(Section):
 class Chain(Section):
     """Where money moves."""
 
-    backend: Literal["py-evm"] = "py-evm"
-    """Implementation of the EVM."""
+    backend: Literal["py-evm", "revm", "rpc"] = "py-evm"
+    """Implementation of the EVM: exact gas, fast, or a node's JSON-RPC."""
+    url: Annotated[str, Text(r"https?://.+", "an http or https URL")] = "http://127.0.0.1:8545"
+    """Where the node listens; only rpc reads it."""
     epoch_ns: Duration = HOUR_NS
     """Time between settlements."""
     chunk_users: Annotated[int, Field(ge=1, le=1_000)] = 1_000
     """Users in one settlement transaction, which has a gas cap."""
+    grace_epochs: Annotated[int, Field(ge=1, le=8)] = 2
+    """Epochs after its end in which an epoch's batch may settle."""
+    collection_epochs: Annotated[int, Field(ge=1, le=48)] = 48
+    """Epochs after that in which vouchers may be collected."""
+    challenge_ns: ChainDelay = HOUR_NS
+    """Time in which an oracle's report on the nodes may be overruled."""
     gas_price_gwei: Annotated[float, Field(ge=0, le=1e6)] = 0.1
     """Price of gas, in gwei."""
     eth_usd: Annotated[float, Field(ge=0, le=1e9)] = 3_000.0
@@ -600,6 +663,11 @@ class Config(Section):
     def sha256(self) -> str:
         """The config's hash, in hex."""
         return sha256(self.canonical().encode()).hexdigest()
+
+    @property
+    def granted_nlai(self) -> int:
+        """Faucet credit that all users together are granted at the start."""
+        return sum(users.count * users.budget.faucet_nlai for users in self.users)
 
     def population(self, name: str) -> NodePopulation:
         """The node population of that name; KeyError when there is none."""

@@ -130,6 +130,9 @@ OfDay = Annotated[int, _duration(0, DAY_NS, "1d")]
 Step = Annotated[int, _duration(0, MAX_STEP_NS, "1s")]
 """Nanoseconds of a decoding step."""
 
+ChainDelay = Annotated[int, _duration(1, 30 * DAY_NS, "30d")]
+"""Nanoseconds, more than 0, of which the contracts take whole seconds, rounded up."""
+
 Lai = Annotated[int, _money(0, MAX_SUPPLY_NLAI, "LAI", "9000000000")]
 """nanoLAI, 0 or more."""
 
@@ -144,3 +147,9 @@ PaidPrice = Annotated[int, _money(1, MAX_PRICE_NLAI, "LAI per million tokens", "
 
 Share = Annotated[int, Quantity(0, PPM, PPM, "a share from 0 to 1")]
 """Parts per million of an amount of money."""
+
+HalfShare = Annotated[int, Quantity(0, PPM // 2, PPM, "a share from 0 to 0.5")]
+"""Parts per million, at most half."""
+
+ProperShare = Annotated[int, Quantity(0, PPM - 1, PPM, "a share from 0 to less than 1")]
+"""Parts per million, less than all."""

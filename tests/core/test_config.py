@@ -349,7 +349,7 @@ users.chat.model=gpt
 users.chat.budget={}
   --set: users.chat.budget: must hold a deposit, faucet credit, or a wallet with a top_up, not {}
 users.chat.budget=null
-  --set: users.chat.budget: must be a mapping of deposit, wallet, top_up, faucet (What each of them can spend), not null
+  --set: users.chat.budget: must be a mapping of deposit, wallet, top_up, withdraw_above, faucet (What each of them can spend), not null
 users.chat.deadline=5 minutes
   --set: users.chat.deadline: must be a duration such as 250ms, 10s, 5m, 1h or 2d, or seconds; more than 0, at most 3650d,
   not "5 minutes"
@@ -368,7 +368,7 @@ users.nurses.name=lab
 economics.peg=usd
   --set: economics.peg: must be 'lai', not "usd"
 economics.supply.genesis=500
-  --set: economics.supply.genesis: must cover all bonds and budgets, 1005 LAI, not 500
+  --set: economics.supply.genesis: must cover all bonds, budgets and registrations, 1010.20404 LAI, not 500
 economics.split.burn=1.5
   --set: economics.split.burn: must be a share from 0 to 1, not 1.5
 routing.policy=best
@@ -395,6 +395,16 @@ seed={a: 1, a: 2}
   --set seed: line 1: must be YAML: duplicate key a
 seed=*a
   --set seed: line 1: must be YAML: aliases are not allowed
+chain.url=node
+  --set: chain.url: must be an http or https URL, not "node"
+chain.backend=ganache
+  --set: chain.backend: must be 'py-evm', 'revm' or 'rpc', not "ganache"
+economics.faucet.budget=1
+  --set: economics.faucet.budget: must cover what users are granted at the start, 10 LAI, not 1
+economics.bonds.thaw=1h
+  --set: economics.bonds.thaw: must be at least slashing.appeal, 259200 s, not 3600 s
+economics.bonus.returned=1
+  --set: economics.bonus.returned: must be a share from 0 to less than 1, not 1
 """
 """An override, and on the indented lines after it what it is answered."""
 
@@ -427,7 +437,7 @@ def test_a_text_that_is_no_config_is_refused_in_one_clear_line(source: str, line
 def test_a_population_without_a_budget_is_told_what_a_budget_is() -> None:
     data = deepcopy(DATA)
     del data["users"][0]["budget"]
-    wanted = "a mapping of deposit, wallet, top_up, faucet (What each of them can spend)"
+    wanted = "a mapping of deposit, wallet, top_up, withdraw_above, faucet (What each of them can spend)"
     assert error(text(data)) == f"town.yaml: users.chat.budget: missing; must be {wanted}"
 
 

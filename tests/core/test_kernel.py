@@ -11,6 +11,7 @@ from scipy import stats
 from lattice_core.events import (
     Audited,
     BatchConfirmed,
+    BatchLapsed,
     Cancel,
     CancelRequest,
     CloseEpoch,
@@ -25,6 +26,9 @@ from lattice_core.events import (
     Progress,
     Status,
     Submit,
+    VoucherCollected,
+    WithdrawalRequested,
+    Withdrawn,
 )
 from lattice_core.nexus import Factor, Nexus
 from lattice_core.pricing import fee_nlai
@@ -185,6 +189,52 @@ def test_an_epochs_batch_takes_from_each_payer_and_gives_to_each_node_what_was_c
     nodes = town.rows("nodes")
     assert (nodes["settled_nlai"] + nodes["settled_faucet_nlai"] == nodes["gross_nlai"]).all()
     assert town.handle(CloseEpoch(town.t_ns, 1)) == [], "nothing is owed, so nothing is sent"
+
+
+def test_what_a_user_is_withdrawing_is_reserved_no_more_and_what_was_reserved_before_stays_reserved() -> None:
+    town = Town()
+    town.user(deposit=0.001, faucet=0.0001)
+    town.node(price=(0.2, 1))
+    open_one = town.sent(prompt=100, most=200)
+    assert town.row("accounts")["held_nlai"] == 120_000, "faucet credit goes first, and nobody can withdraw that"
+    town.handle(WithdrawalRequested(town.t_ns, 0, 770_000))
+    town.sent(prompt=100, most=90)
+    assert town.refused(prompt=100, most=100) == "no_funds"
+    assert town.refused(held=True, max_fee_nlai=1) == "no_funds"
+    assert town.answer(open_one.leg, 200).fee_nlai == 220_000
+    town.handle(WithdrawalRequested(town.t_ns, 0, 0))
+    town.sent(prompt=100, most=100)
+
+
+def test_a_withdrawal_takes_what_is_free_and_then_what_nobody_has_collected() -> None:
+    town = Town()
+    town.user(deposit=0.001)
+    town.node(price=(0, 1))
+    town.answer(town.sent(most=100).leg, 100)
+    town.handle(WithdrawalRequested(town.t_ns, 0, NANO))
+    town.handle(CloseEpoch(town.t_ns, 0))
+    town.handle(Withdrawn(town.t_ns, 0, 400_000))
+    account = town.row("accounts")
+    assert (account["free_nlai"], account["withdrawn_nlai"], account["withdrawing_nlai"]) == (500_000, 400_000, 0)
+    town.handle(BatchLapsed(town.t_ns, 0, 0))
+    town.handle(VoucherCollected(town.t_ns, 0, 0, 0, 30_000, 0))
+    town.handle(Withdrawn(town.t_ns, 0, 560_000))
+    account = town.row("accounts")
+    assert (account["free_nlai"], account["overdue_nlai"], account["spent_nlai"]) == (0, 10_000, 30_000)
+    town.handle(Withdrawn(town.t_ns, 0, NANO))
+    assert town.row("accounts")["withdrawn_nlai"] == 1_000_000 - 30_000, "there was no more"
+
+
+@pytest.mark.parametrize("nlai", [-1, MAX_SUPPLY_NLAI + 1])
+def test_a_withdrawal_of_an_impossible_amount_or_by_nobody_is_ignored(nlai: int) -> None:
+    town = Town()
+    town.user()
+    before, ignored = town.rows("accounts"), town.nexus.count("ignored")
+    for account, amount in ((0, nlai), (1, 5), (-1, 5)):
+        town.handle(WithdrawalRequested(town.t_ns, account, amount))
+        town.handle(Withdrawn(town.t_ns, account, amount))
+    assert (town.rows("accounts") == before).all()
+    assert town.nexus.count("ignored") == ignored + 6
 
 
 # --- time ---

@@ -15,6 +15,7 @@ from lattice_core.events import (
     Audited,
     BatchConfirmed,
     BatchFailed,
+    BatchLapsed,
     CancelRequest,
     CloseEpoch,
     Command,
@@ -29,6 +30,7 @@ from lattice_core.events import (
     Status,
     Submit,
     Tick,
+    VoucherCollected,
 )
 from lattice_core.journal import read
 from lattice_core.nexus import Nexus
@@ -57,7 +59,7 @@ def test_inv_1_a_fee_moves_from_the_payer_to_the_node_and_the_rest_comes_back() 
     assert account["faucet_debit_nlai"] == to_nlai("0.0001"), "granted credit is spent first"
 
 
-def test_inv_1_a_batch_with_a_skipped_payer_pays_each_node_its_share_now_and_the_rest_later() -> None:
+def test_inv_1_a_batch_with_a_skipped_payer_pays_each_node_its_share_and_leaves_the_rest_to_the_vouchers() -> None:
     town = Town()
     for account in (0, 1, 2):
         town.user(account)
@@ -71,14 +73,14 @@ def test_inv_1_a_batch_with_a_skipped_payer_pays_each_node_its_share_now_and_the
     town.handle(BatchConfirmed(town.t_ns, 0, 0, skipped=(1,)))
     checks.money(town.nexus)
     assert town.rows("nodes")["settled_nlai"].tolist() == [gross * applied // claimed for gross in earned]
-    second = only(Submit, town.handle(CloseEpoch(town.t_ns, 1))).batch
-    assert second.users.tolist() == [1]
-    assert sum(second.gross_purchased_nlai.tolist()) == skipped
+    assert town.rows("accounts")["overdue_nlai"][:3].tolist() == [0, skipped, 0]
+    assert not town.handle(CloseEpoch(town.t_ns, 1)), "it is not sent again"
 
-    town.handle(BatchConfirmed(town.t_ns, 1, 0))
+    for node, nlai in enumerate((1, 2, skipped - 3)):
+        town.handle(VoucherCollected(town.t_ns, 0, 1, node, nlai, 0))
     checks.money(town.nexus)
-    rounded = [gross - int(settled) for gross, settled in zip(earned, town.rows("nodes")["settled_nlai"], strict=True)]
-    assert all(0 <= nlai <= 1 for nlai in rounded), "rounding gives the treasury less than a nanoLAI of each node"
+    assert town.rows("accounts")["overdue_nlai"].sum() == 0
+    assert 0 <= claimed - town.rows("nodes")["settled_nlai"].sum() < 3, "rounding gives the treasury less than a nanoLAI a node"
 
 
 # --- INV-2: requests ---
@@ -236,7 +238,7 @@ def test_inv_7_the_journal_alone_gives_the_same_decisions_and_digest(history: tu
         again.handle(event)
     assert decisions == town.decisions
     assert again.digest() == town.nexus.digest()
-    for table in ("accounts", "nodes", "offers", "gross"):
+    for table in ("accounts", "nodes", "offers", "gross", "unsettled", "unsettled_gross"):
         assert again.table(table).tobytes() == town.nexus.table(table).tobytes()
 
 
@@ -340,8 +342,10 @@ def test_inv_10_a_batch_that_is_confirmed_again_pays_nobody_again() -> None:
     town.handle(BatchConfirmed(town.t_ns, first.epoch, first.chunk))
     assert (town.rows("accounts") == accounts).all()
 
+    for epoch in (1, 2):
+        town.handle(CloseEpoch(town.t_ns, epoch))
     second = owing(town).batch
-    assert second.epoch != first.epoch
+    assert second.epoch == first.epoch + 3, "it stands where the first one stood"
     town.handle(BatchConfirmed(town.t_ns, first.epoch, first.chunk))
     town.handle(BatchFailed(town.t_ns, first.epoch, first.chunk))
     assert town.row("nodes")["settled_nlai"] == settled, "the old batch's confirmation says nothing of the new one"
@@ -350,30 +354,92 @@ def test_inv_10_a_batch_that_is_confirmed_again_pays_nobody_again() -> None:
     checks.money(town.nexus)
 
 
-def test_inv_10_a_batch_that_failed_is_sent_again_unchanged_under_its_key_and_what_came_since_waits() -> None:
+def test_inv_10_a_batch_that_failed_is_sent_again_unchanged_under_its_key_before_that_of_the_epoch() -> None:
     town = Town()
     town.user()
     town.node()
     first = owing(town).batch
     town.handle(BatchFailed(town.t_ns, first.epoch, first.chunk))
-    again = owing(town).batch
-    assert (again.nexus, again.epoch, again.chunk) == (first.nexus, first.epoch, first.chunk)
-    assert again.totals() == first.totals()
-    town.handle(BatchConfirmed(town.t_ns, first.epoch, first.chunk))
-    rest = only(Submit, town.handle(CloseEpoch(town.t_ns, 2))).batch
-    assert rest.epoch == 2
-    town.handle(BatchConfirmed(town.t_ns, rest.epoch, rest.chunk))
+    charged = town.answer(town.sent().leg, 50).fee_nlai
+    again, second = (submit.batch for submit in town.handle(CloseEpoch(town.t_ns, 1)) if isinstance(submit, Submit))
+    assert (again.nexus, again.epoch, again.chunk, again.totals()) == (first.nexus, first.epoch, first.chunk, first.totals())
+    assert (second.epoch, sum(second.totals()[0])) == (1, charged)
+    assert not town.handle(CloseEpoch(town.t_ns, 2)), "neither has failed since"
+    for batch in (second, again):
+        town.handle(BatchConfirmed(town.t_ns, batch.epoch, batch.chunk))
     assert town.row("accounts")["spent_nlai"] == town.row("nodes")["gross_nlai"] == town.row("nodes")["settled_nlai"]
-    checks.money(town.nexus)
 
 
-def test_inv_10_no_second_batch_leaves_while_one_is_under_way() -> None:
+def test_inv_10_what_a_batch_skips_or_lets_lapse_is_left_to_the_vouchers_and_no_batch_pays_it() -> None:
+    town = Town()
+    town.user()
+    town.node()
+    skipped, lapsed = owing(town).batch, owing(town).batch
+    town.handle(BatchConfirmed(town.t_ns, skipped.epoch, skipped.chunk, skipped=(0,)))
+    town.handle(BatchLapsed(town.t_ns, lapsed.epoch, lapsed.chunk))
+    owed = sum(skipped.totals()[0]) + sum(lapsed.totals()[0])
+    assert town.row("accounts")["overdue_nlai"] == town.row("nodes")["gross_nlai"] == owed
+    for batch in (skipped, lapsed):
+        town.handle(BatchConfirmed(town.t_ns, batch.epoch, batch.chunk))
+    assert not town.handle(CloseEpoch(town.t_ns, 2))
+    assert town.row("accounts")["spent_nlai"] == town.row("nodes")["settled_nlai"] == 0
+    town.handle(VoucherCollected(town.t_ns, skipped.epoch, 0, 0, owed, 0))
+    assert town.row("accounts")["spent_nlai"] == town.row("nodes")["settled_nlai"] == owed
+
+
+def test_inv_10_the_batches_of_the_grace_and_one_more_may_be_pending_and_an_older_one_lapses() -> None:
+    town = Town({"chain.grace_epochs": 2})
+    town.user()
+    town.node()
+    batches = [owing(town).batch for _ in range(4)]
+    assert [batch.epoch for batch in batches] == [0, 1, 2, 3]
+    account = town.row("accounts")
+    assert account["overdue_nlai"] == sum(batches[0].totals()[0])
+    assert account["unsettled_nlai"] == sum(sum(batch.totals()[0]) for batch in batches[1:])
+    ignored = town.nexus.count("ignored")
+    for batch in (batches[2], batches[0], batches[3], batches[1]):
+        town.handle(BatchConfirmed(town.t_ns, batch.epoch, batch.chunk))
+    assert town.nexus.count("ignored") == ignored + 1
+    account = town.row("accounts")
+    assert (account["unsettled_nlai"], account["overdue_nlai"]) == (0, sum(batches[0].totals()[0]))
+    assert account["spent_nlai"] == town.row("nodes")["settled_nlai"]
+
+
+def test_inv_10_an_epoch_that_pays_by_voucher_pays_by_batch_no_more() -> None:
+    town = Town()
+    town.user()
+    town.node()
+    batch = owing(town).batch
+    owed = sum(batch.totals()[0])
+    town.handle(VoucherCollected(town.t_ns, batch.epoch, 0, 0, owed, 0))
+    town.handle(BatchConfirmed(town.t_ns, batch.epoch, batch.chunk))
+    account = town.row("accounts")
+    assert (account["spent_nlai"], account["overdue_nlai"], account["unsettled_nlai"]) == (owed, 0, 0)
+    assert town.row("nodes")["settled_nlai"] == owed
+
+
+def test_inv_10_a_voucher_for_more_than_is_overdue_takes_what_is_free_and_no_more() -> None:
+    town = Town()
+    town.user(deposit=0.001)
+    town.node()
+    batch = owing(town).batch
+    town.handle(VoucherCollected(town.t_ns, batch.epoch, 0, 0, NANO, 0))
+    account = town.row("accounts")
+    assert (account["free_nlai"], account["overdue_nlai"], account["unsettled_nlai"]) == (0, 0, 0)
+    assert account["spent_nlai"] == town.row("nodes")["settled_nlai"] == to_nlai("0.001")
+
+
+def test_inv_10_a_voucher_for_an_epoch_that_is_not_over_or_for_nobody_is_ignored() -> None:
     town = Town()
     town.user()
     town.node()
     owing(town)
-    town.answer(town.sent().leg, 100)
-    assert not town.handle(CloseEpoch(town.t_ns, 1))
+    before, ignored = town.rows("accounts"), town.nexus.count("ignored")
+    sane = VoucherCollected(town.t_ns, epoch=0, account=0, node=0, nlai=1, faucet_nlai=1)
+    for absurd in ({"epoch": 1}, {"account": 1}, {"account": -1}, {"node": 1}, {"node": -1}, {"nlai": -1}, {"faucet_nlai": -1}):
+        town.handle(sane._replace(**absurd))
+    assert (town.rows("accounts") == before).all()
+    assert town.nexus.count("ignored") == ignored + 7
 
 
 # --- INV-11: receipted tokens only ---

@@ -1,7 +1,8 @@
 """Whatever a driver, a chain, a node or an enemy does to the kernel, it never raises and loses no nanoLAI.
 
-Beside the kernel stands a model of it: which requests are open, which legs, and what each must cost. After every event the
-tables are checked (INV-1, 2, 3, the lists and heaps), with each command INV-3, 11 and 13; at the end INV-5 and 7.
+Beside the kernel stands a model of it: which requests are open, which legs, what each must cost and what becomes of the charge.
+After every event the tables are checked (INV-1, 2, 3, 10, the lists and heaps), with each command INV-3, 10, 11 and 13; at the
+end INV-5 and 7.
 """
 
 import pickle
@@ -10,6 +11,7 @@ from functools import cache
 from math import inf, nan
 from typing import Any, NamedTuple
 
+import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -21,6 +23,7 @@ from lattice_core.events import (
     Audited,
     BatchConfirmed,
     BatchFailed,
+    BatchLapsed,
     Bonded,
     Cancel,
     CancelRequest,
@@ -40,15 +43,20 @@ from lattice_core.events import (
     Probed,
     Proceed,
     Progress,
+    Receipt,
     Status,
     Submit,
     Tick,
+    VoucherCollected,
+    WithdrawalRequested,
+    Withdrawn,
 )
 from lattice_core.journal import read
 from lattice_core.nexus import MAX_ROWS, Nexus
 from lattice_core.state import CLUSTER, COMPLETED, FREE, LOCAL, OUTCOMES, PUBLIC, REASONS, REJECTED, UP
 from lattice_core.units import MAX_SUPPLY_NLAI, NANO, PPM
 from tests.invariants import checks
+from tests.invariants.books import Books
 from tests.invariants.town import config
 
 LEAST, MOST = -(2**63), 2**63 - 1
@@ -61,7 +69,7 @@ LATE = [kind for kind in EVENTS if kind not in (Arrive, Audited)]
 
 @cache
 def town(policy: str) -> Config:
-    """A town on edge: breakers open at two failures, batches hold two users, timers are short."""
+    """A town on edge: breakers open at two failures, batches hold two users and lapse after an epoch, timers are short."""
     return config(
         {
             "routing.policy": policy,
@@ -72,6 +80,7 @@ def town(policy: str) -> Config:
             "reputation.audit_rate": 0.5,
             "reputation.probe_interval": "30s",
             "chain.chunk_users": 2,
+            "chain.grace_epochs": 1,
         }
     )
 
@@ -103,7 +112,7 @@ class Verdict(NamedTuple):
     """What the chain says of a batch."""
 
     pick: int
-    fails: bool
+    fate: type[Event]
     skipped: int
     strangers: list[int]
 
@@ -124,7 +133,9 @@ REPLIES = st.builds(
     Reply, st.sampled_from([FirstToken, Progress, Complete, Complete, Fail, Fail]), PICK, TOKENS, st.integers(18, 25)
 )
 BUSY = st.lists(ORDERS, min_size=1, max_size=5)
-VERDICTS = st.builds(Verdict, PICK, st.booleans(), st.integers(0, 2), st.lists(FEW, max_size=2))
+FATES = st.sampled_from([BatchConfirmed, BatchConfirmed, BatchFailed, BatchFailed, BatchLapsed])
+VERDICTS = st.builds(Verdict, PICK, FATES, st.integers(0, 2), st.lists(FEW, max_size=2))
+AMOUNTS = st.sampled_from([0, 1, 20_000, 500_000, 5_000_000])
 
 
 @dataclass
@@ -169,6 +180,7 @@ class Kernel(RuleBasedStateMachine):
     )
     def a_small_town(self, policy: str, orders: list[Order], replies: list[Reply]) -> None:
         self.nexus = Nexus(town(policy), self.journal.append, self.decisions.append)
+        self.books = Books(ring=2, chunk_users=2)
         for account, (cluster, nlai) in enumerate(((0, 50_000_000), (0, 1_500_000), (1, 50_000_000))):
             self.do(AccountOpened(self.t_ns, account, 100 + account, cluster))
             self.do(Deposited(self.t_ns, account, nlai))
@@ -259,16 +271,25 @@ class Kernel(RuleBasedStateMachine):
 
     @rule(pending=st.booleans(), verdicts=st.lists(VERDICTS, max_size=4))
     def an_epoch_ends(self, pending: bool, verdicts: list[Verdict]) -> None:
-        """Of the newest batches, each may fail, be confirmed whole or but for some accounts, be told of twice or not at all."""
+        """Of the newest batches, each may fail, lapse, be confirmed, but for some accounts or not, told of twice or never."""
         if not pending:
             self.do(CloseEpoch(self.t_ns, self.nexus.count("epoch")))
         for verdict in verdicts:
             if self.batches:
                 epoch, chunk, users = self.batches[-1 - verdict.pick % min(4, len(self.batches))]
-                skipped = (*verdict.strangers, *users[: verdict.skipped])
-                self.do(
-                    BatchFailed(self.t_ns, epoch, chunk) if verdict.fails else BatchConfirmed(self.t_ns, epoch, chunk, skipped)
-                )
+                skipped = [(*verdict.strangers, *users[: verdict.skipped])] if verdict.fate is BatchConfirmed else []
+                self.do(verdict.fate(self.t_ns, epoch, chunk, *skipped))
+
+    @rule(age=st.integers(0, 4), account=FEW, node=FEW, nlai=AMOUNTS, faucet_nlai=AMOUNTS)
+    def a_node_collects_a_voucher(self, age: int, account: int, node: int, nlai: int, faucet_nlai: int) -> None:
+        self.do(VoucherCollected(self.t_ns, self.nexus.count("epoch") - age, account, node, nlai, faucet_nlai))
+
+    @rule(account=FEW, asks=st.lists(AMOUNTS, max_size=2), paid=st.one_of(st.none(), AMOUNTS))
+    def a_user_withdraws(self, account: int, asks: list[int], paid: int | None) -> None:
+        for nlai in asks:
+            self.do(WithdrawalRequested(self.t_ns, account, nlai))
+        if paid is not None:
+            self.do(Withdrawn(self.t_ns, account, paid))
 
     @rule(data=st.data())
     def a_wild_request_arrives(self, data: st.DataObject) -> None:
@@ -307,9 +328,14 @@ class Kernel(RuleBasedStateMachine):
     # --- what must follow ---
 
     def do(self, event: Event) -> None:
-        before_ns = self.nexus.count("now_ns")
+        before_ns, accounts = self.nexus.count("now_ns"), self.nexus.table("accounts")
+        due = self.the_chain_speaks(event)
         commands = self.nexus.handle(event)
         assert self.nexus.count("now_ns") == max(before_ns, event.t_ns), "INV-3: time never decreases"
+        if not isinstance(event, Withdrawn | VoucherCollected):
+            kept = np.minimum(accounts["free_nlai"], accounts["withdrawing_nlai"])
+            free = self.nexus.table("accounts")["free_nlai"][: len(kept)]
+            assert (free >= kept).all(), "no reservation takes what is being withdrawn"
         match event:
             case Arrive() if event.request > self.last_id:
                 self.last_id = event.request
@@ -336,10 +362,38 @@ class Kernel(RuleBasedStateMachine):
                     self.probes.append((command.node, command.serial))
                     assert self.nexus.table("nodes")[command.node]["status"] == UP
                 case Submit(batch=batch):
+                    assert (batch.epoch, batch.chunk) == due.pop(0)
                     self.batches.append((batch.epoch, batch.chunk, tuple(batch.users.tolist())))
-                    debits, grosses = batch.totals()
-                    assert debits == grosses
+                    self.books.submitted(batch)
+                case Receipt():
+                    self.receipted(command)
+        assert not due, "a batch has not been sent"
         self.check()
+
+    def the_chain_speaks(self, event: Event) -> list[tuple[int, int]]:
+        """Enter an event, before the kernel has it, in the books: the keys of the batches that must follow."""
+        match event:
+            case CloseEpoch(epoch=epoch) if epoch == self.books.epoch:
+                return self.books.close()
+            case BatchConfirmed():
+                self.books.confirm((event.epoch, event.chunk), event.skipped)
+            case BatchFailed():
+                self.books.fail((event.epoch, event.chunk))
+            case BatchLapsed():
+                self.books.lapse((event.epoch, event.chunk))
+            case VoucherCollected():
+                self.books.collect(event, self.nexus)
+            case Withdrawn():
+                self.books.withdraw(event, self.nexus)
+        return []
+
+    def receipted(self, receipt: Receipt) -> None:
+        """INV-11: a receipt names what was delivered, and its price."""
+        self.books.receipt(receipt)
+        leg, request = self.legs[receipt.leg], self.open[receipt.request]
+        assert (leg.request, leg.node, leg.receipted_tok) == (receipt.request, receipt.node, receipt.output_tok)
+        assert (request.arrive.account, request.prompt_tok) == (receipt.account, receipt.prompt_tok)
+        assert receipt.nlai + receipt.faucet_nlai == self.fee_nlai(leg.offer, request.prompt_tok, leg.receipted_tok)
 
     def receipt(self, leg: int, upto_tok: int) -> None:
         most = self.open[self.legs[leg].request].arrive.max_tok
@@ -392,6 +446,7 @@ class Kernel(RuleBasedStateMachine):
 
     def check(self) -> None:
         checks.everything(self.nexus)
+        self.books.check(self.nexus)
         requests, legs = self.nexus.table("requests"), self.nexus.table("legs")
         assert set(requests["id"][requests["state"] != FREE].tolist()) == set(self.open)
         assert set(legs["id"][legs["id"] != 0].tolist()) == set(self.legs)
@@ -402,7 +457,7 @@ class Kernel(RuleBasedStateMachine):
             self.the_journal_tells_it_all()
 
     def the_day_ends(self) -> None:
-        """Everything can be brought to an end; then nothing is held, owed or in flight."""
+        """Everything can be brought to an end; vouchers pay what batches did not, and nothing is held, owed or in flight."""
         for leg in list(self.legs)[::2]:
             if leg in self.legs:
                 self.do(Complete(self.t_ns, leg, 16))
@@ -412,12 +467,17 @@ class Kernel(RuleBasedStateMachine):
             self.do(CloseEpoch(self.t_ns, self.nexus.count("epoch")))
             for epoch, chunk, users in self.batches[-8:]:
                 self.do(BatchConfirmed(self.t_ns, epoch, chunk, users[:skips]))
+        for account, row in enumerate(self.nexus.table("accounts")):
+            overdue = int(row["overdue_nlai"]), int(row["faucet_overdue_nlai"])
+            if any(overdue):
+                self.do(VoucherCollected(self.t_ns, 0, account, 0, *overdue))
         accounts, gross = self.nexus.table("accounts"), self.nexus.table("gross")
         assert not self.nexus.count("in_flight")
-        for name in ("held", "debit", "unsettled"):
+        for name in ("held", "debit", "unsettled", "overdue"):
             assert not accounts[f"{name}_nlai"].any(), name
             assert not accounts[f"faucet_{name}_nlai"].any(), name
-        assert not any(gross[name].any() for name in gross.dtype.names or ())
+        assert not gross["nlai"].any()
+        assert not gross["faucet_nlai"].any()
 
     def the_journal_tells_it_all(self) -> None:
         """INV-5, INV-7: it alone gives the same decisions and digest; a kernel pickled on the way gives the same digest."""
