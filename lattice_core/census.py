@@ -73,10 +73,5 @@ def identity(key: int) -> bytes:
     return blake2b(key.to_bytes(8, "big"), digest_size=32, person=b"lattice.identity").digest()
 
 
-def address(key: int) -> bytes:
-    """The 20-byte chain address that an entity's key stands for in a network whose keys we hold."""
-    return blake2b(key.to_bytes(8, "big"), digest_size=20, person=b"lattice.address").digest()
-
-
 def _cluster(config: Config, name: str | None) -> int:
     return 0 if name is None else 1 + [cluster.name for cluster in config.clusters].index(name)

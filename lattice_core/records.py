@@ -6,7 +6,7 @@ the middle leaves the epochs before it whole. Files, frames and pictures are mad
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,12 +87,15 @@ TABLES: dict[str, dict[str, str]] = {
         "held_nlai": _INT,
         "debit_nlai": _INT,
         "unsettled_nlai": _INT,
+        "overdue_nlai": _INT,
         "spent_nlai": _INT,
+        "withdrawn_nlai": _INT,
         "granted_nlai": _INT,
         "faucet_free_nlai": _INT,
         "faucet_held_nlai": _INT,
         "faucet_debit_nlai": _INT,
         "faucet_unsettled_nlai": _INT,
+        "faucet_overdue_nlai": _INT,
         "faucet_spent_nlai": _INT,
     },
     "requests": {
@@ -116,6 +119,8 @@ TABLES: dict[str, dict[str, str]] = {
         "epoch": _INT,
         "operation": _TEXT,
         "entries": _INT,
+        "nodes": _INT,
+        "gas": _INT,
         "status": _TEXT,
     },
     "gas_measured": {
@@ -123,6 +128,7 @@ TABLES: dict[str, dict[str, str]] = {
         "epoch": _INT,
         "operation": _TEXT,
         "entries": _INT,
+        "nodes": _INT,
         "gas_used": _INT,
     },
 }
@@ -143,8 +149,18 @@ SETUP = -1
 """Epoch of the transactions that found the network."""
 
 
-type Operation = tuple[str, int, bool, int | None]
-"""A transaction: what it did, how many entries it had, whether it went through, and the gas it used if the chain can tell."""
+class Operation(NamedTuple):
+    """A transaction: what it did, with how many entries (users or nodes that it is about) and, of a settlement, nodes besides.
+
+    `gas` is what such a transaction costs on every chain, `gas_used` what this one did, or None where the chain cannot tell.
+    """
+
+    name: str
+    entries: int
+    nodes: int
+    ok: bool
+    gas: int
+    gas_used: int | None
 
 
 class Settlement(Protocol):
@@ -332,8 +348,8 @@ class Records:
         founding = [(SETUP, operation) for operation in self._founding]
         later = [(_int(observed.epoch["epoch"]), operation) for observed in self._observed for operation in observed.operations]
         return [
-            {"transaction": number, "epoch": epoch, "operation": name, "entries": entries, "ok": ok, "gas_used": gas_used}
-            for number, (epoch, (name, entries, ok, gas_used)) in enumerate(founding + later)
+            {"transaction": number, "epoch": epoch, **operation._asdict(), "operation": operation.name}
+            for number, (epoch, operation) in enumerate(founding + later)
         ]
 
     def _under_way(self, nexus: Nexus) -> NDArray[np.int64]:

@@ -5,12 +5,15 @@ A gross fee is cut in the order burn, treasury, auditors, delegators, and the op
 Amounts are int64 nanoLAI between 0 and 2⁶³ − 1 and no intermediate product exceeds that.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
 from lattice_core.jit import jit
 from lattice_core.units import PPM
+
+if TYPE_CHECKING:
+    from lattice_core.config import Config
 
 type Ints = NDArray[Any]
 """A one-dimensional int64 array."""
@@ -25,6 +28,12 @@ class Rates(NamedTuple):
     delegators_ppm: int
     treasury_ceiling_nlai: int
     """A treasury that may claim this much already gets no further share."""
+
+    @classmethod
+    def of(cls, config: "Config") -> Self:
+        """Those of a config."""
+        s = config.economics.split
+        return cls(s.burn_ppm, s.treasury_ppm, s.auditors_ppm, s.delegators_ppm, s.treasury_ceiling_nlai)
 
 
 class Cuts(NamedTuple):

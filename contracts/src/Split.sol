@@ -37,27 +37,34 @@ library Split {
         if (ppm > PPM) revert RateTooLarge(ppm);
     }
 
-    /// @dev Adds the parts of `gross`, which fits 64 bits, to `into`, and returns the two that belong to its node.
+    /// @dev Adds the parts of `gross`, which fits 64 bits, to `into`, and returns those that are its node's, or count for it.
     function add(Cuts memory into, uint256 gross, Rates memory rates)
         internal
         pure
-        returns (uint256 operator, uint256 delegators)
+        returns (uint256 operator, uint256 delegators, uint256 burned)
     {
         // A cut is at most the rest, as its rate is at most the whole.
         unchecked {
-            uint256 part = (rates.burn * gross + PPM - 1) / PPM;
-            into.burned += part;
-            operator = gross - part;
-            part = (rates.treasury * operator + PPM - 1) / PPM;
+            burned = share(gross, rates.burn);
+            into.burned += burned;
+            operator = gross - burned;
+            uint256 part = share(operator, rates.treasury);
             into.treasury += part;
             operator -= part;
-            part = (rates.auditors * operator + PPM - 1) / PPM;
+            part = share(operator, rates.auditors);
             into.auditors += part;
             operator -= part;
-            delegators = (rates.delegators * operator + PPM - 1) / PPM;
+            delegators = share(operator, rates.delegators);
             into.delegators += delegators;
             operator -= delegators;
             into.operators += operator;
+        }
+    }
+
+    /// @dev ⌈rate · rest⌉, of a rest that fits 64 bits.
+    function share(uint256 rest, uint256 ppm) internal pure returns (uint256) {
+        unchecked {
+            return (ppm * rest + PPM - 1) / PPM;
         }
     }
 }

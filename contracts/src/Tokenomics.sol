@@ -2,85 +2,56 @@
 pragma solidity ^0.8.28;
 
 import {ERC20Burnable} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Burnable.sol";
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
 import {AddressBook} from "./AddressBook.sol";
+import {Bonus} from "./Bonus.sol";
+import {Claims} from "./Claims.sol";
 import {Entry} from "./Entry.sol";
+import {EpochClock} from "./EpochClock.sol";
+import {Faucet} from "./Faucet.sol";
 import {NodeRegistry} from "./NodeRegistry.sol";
 import {Split} from "./Split.sol";
 import {UserRegistry} from "./UserRegistry.sol";
-import {NANO_LAI, NODES, TOKEN, USERS, Wired} from "./Wired.sol";
+import {Vouchers} from "./Vouchers.sol";
+import {CLOCK, NANO_LAI, NODES, TOKEN, USERS, Wired} from "./Wired.sol";
 
-/// @notice Settles epochs in chunks: debits users, splits what nodes earned, and pays what was claimed.
-contract Tokenomics is Wired {
+/// @notice Pays nodes out of users' escrow: by an oracle's batch within an epoch's grace, or afterwards by a payer's voucher.
+contract Tokenomics is Bonus, Faucet, Vouchers {
     using BitMaps for BitMaps.BitMap;
     using Entry for bytes;
     using Entry for uint256;
-    using SafeERC20 for IERC20;
-    using Split for Split.Cuts;
-    using Split for Split.Rates;
-
-    /// @notice What this contract owes, in nanoLAI; its token balance is exactly the sum.
-    struct Claims {
-        uint64 treasury;
-        uint64 auditors;
-        uint64 delegators;
-        uint64 operators;
-    }
 
     /// @notice Most users, and most nodes, in one chunk.
     uint256 public constant MAX_ENTRIES = 1000;
-    uint256 private constant DELEGATORS = 64;
 
-    Split.Rates public rates;
-    Claims public claims;
-    /// @notice The address that settles for a Nexus.
-    mapping(uint16 nexus => address) public oracleOf;
-    /// @dev `uint64 operator ‖ uint64 delegators` from bit 0 up: what a node has earned and not yet been paid.
-    uint256[1 << 32] private _earned;
     BitMaps.BitMap private _settled;
 
-    event OracleSet(uint16 indexed nexus, address oracle);
-    event RatesSet(Split.Rates rates);
+    /// @notice `users` and `nodes` as they were given; users that were skipped have events of their own.
     event ChunkSettled(
         uint16 indexed nexus,
         uint32 indexed epoch,
         uint16 indexed chunk,
         uint128 purchased,
         uint128 faucet,
-        Split.Cuts cuts
+        Split.Cuts cuts,
+        bytes users,
+        bytes nodes
     );
     event NodeSkipped(uint256 indexed node, uint256 purchased, uint256 faucet);
-    event Claimed(uint32 indexed node, address indexed operator, uint256 nanoLai);
+    event VoucherCollected(UsageVoucher voucher, uint64 purchased, uint64 faucet, Split.Cuts cuts);
 
-    error NotOracle(uint16 nexus, address caller);
     error AlreadySettled(uint16 nexus, uint32 epoch, uint16 chunk);
+    error NotSettling(uint32 epoch, uint32 current);
     error ChunkUnbalanced(uint256 debitPurchased, uint256 grossPurchased, uint256 debitFaucet, uint256 grossFaucet);
-    error NothingToClaim(uint32 node);
+    error NotCollecting(uint32 epoch, uint32 current);
+    error UnknownPayee(uint32 node);
+    error NothingToCollect(uint32 payer);
 
-    constructor(AddressBook book_, Split.Rates memory rates_) Wired(book_) {
-        _setRates(rates_);
-    }
-
-    function setOracle(uint16 nexus, address oracle) external onlyOwner {
-        oracleOf[nexus] = oracle;
-        emit OracleSet(nexus, oracle);
-    }
-
-    function setRates(Split.Rates calldata rates_) external onlyOwner {
-        _setRates(rates_);
-    }
-
-    function _setRates(Split.Rates memory rates_) private {
-        rates_.check();
-        rates = rates_;
-        emit RatesSet(rates_);
-    }
-
-    function totalClaims() external view returns (uint256) {
-        return uint256(claims.treasury) + claims.auditors + claims.delegators + claims.operators;
-    }
+    constructor(AddressBook book_, Split.Rates memory rates_, Bonus.Terms memory terms_)
+        Wired(book_)
+        Claims(rates_)
+        Bonus(terms_)
+    {}
 
     function isSettled(uint16 nexus, uint32 epoch, uint16 chunk) external view returns (bool) {
         return _settled.get(_key(nexus, epoch, chunk));
@@ -89,36 +60,43 @@ contract Tokenomics is Wired {
     /// @notice Settle one chunk of an epoch, once. `users` and `nodes` are entries (see Entry.sol): debits and grosses.
     /// The debits must add up to the grosses, purchased and faucet parts apart. If debits are skipped, the grosses shrink
     /// in proportion, rounded down; what rounding and unknown nodes leave over is the treasury's.
-    function settle(uint16 nexus, uint32 epoch, uint16 chunk, bytes calldata users, bytes calldata nodes) external {
-        if (msg.sender != oracleOf[nexus]) revert NotOracle(nexus, msg.sender);
+    function settle(uint16 nexus, uint32 epoch, uint16 chunk, bytes calldata users, bytes calldata nodes)
+        external
+        onlyOracle(nexus)
+        nonReentrant
+    {
         users.check(MAX_ENTRIES);
         nodes.check(MAX_ENTRIES);
+        EpochClock clock = EpochClock(book.get(CLOCK));
+        if (!clock.settles(epoch)) revert NotSettling(epoch, clock.current());
         if (_settled.get(_key(nexus, epoch, chunk))) revert AlreadySettled(nexus, epoch, chunk);
         _settled.set(_key(nexus, epoch, chunk));
 
         (UserRegistry.Amounts memory claimed, UserRegistry.Amounts memory applied) =
-            UserRegistry(book.get(USERS)).debit(epoch, users);
+            UserRegistry(book.get(USERS)).debit(nexus, epoch, users);
         _checkBalanced(claimed, nodes);
         Split.Cuts memory cuts = _credit(nodes, claimed, applied);
-        if (cuts.burned != 0) ERC20Burnable(book.get(TOKEN)).burn(cuts.burned * NANO_LAI);
-        emit ChunkSettled(nexus, epoch, chunk, applied.purchased, applied.faucet, cuts);
+        _record(cuts);
+        emit ChunkSettled(nexus, epoch, chunk, applied.purchased, applied.faucet, cuts, users, nodes);
+        _burn(cuts.burned);
     }
 
-    /// @notice What a node has earned and not yet been paid, in nanoLAI.
-    function earned(uint32 node) public view returns (uint64 operator, uint64 delegators) {
-        uint256 slot = _earned[node];
-        return (uint64(slot), uint64(slot >> DELEGATORS));
-    }
-
-    /// @notice Pay a node's operator what the node earned. Anyone may call.
-    function claim(uint32 node) external {
-        (uint64 amount,) = earned(node);
-        if (amount == 0) revert NothingToClaim(node);
-        _earned[node] -= amount;
-        claims.operators -= amount;
-        address operator = NodeRegistry(book.get(NODES)).operatorOf(node);
-        IERC20(book.get(TOKEN)).safeTransfer(operator, amount * NANO_LAI);
-        emit Claimed(node, operator, amount);
+    /// @notice Pay a node what a payer signed for and no batch settled, as far as the payer's credit goes. Anyone may call.
+    function collect(UsageVoucher calldata voucher, bytes calldata signature) external nonReentrant {
+        EpochClock clock = EpochClock(book.get(CLOCK));
+        if (!clock.collects(voucher.epoch)) revert NotCollecting(voucher.epoch, clock.current());
+        NodeRegistry nodes = NodeRegistry(book.get(NODES));
+        if (voucher.node >= nodes.count()) revert UnknownPayee(voucher.node);
+        (uint64 purchased, uint64 faucet) = UserRegistry(book.get(USERS)).debitVoucher(
+            voucher.nexus, voucher.epoch, voucher.payer, nodes.kindOf(voucher.node), _due(voucher), _signer(voucher, signature)
+        );
+        if (purchased + faucet == 0) revert NothingToCollect(voucher.payer);
+        _setPaid(voucher, purchased + faucet);
+        Split.Cuts memory cuts;
+        _earn(voucher.node, purchased, faucet, _ratesInForce(), cuts);
+        _record(cuts);
+        emit VoucherCollected(voucher, purchased, faucet, cuts);
+        _burn(cuts.burned);
     }
 
     function _key(uint16 nexus, uint32 epoch, uint16 chunk) private pure returns (uint256) {
@@ -141,14 +119,13 @@ contract Tokenomics is Wired {
         }
     }
 
-    /// @dev Credits each node of a balanced chunk and records every claim. All sums are at most `applied`, which was paid in
-    /// tokens, of which there are fewer than 2⁶³ nanoLAI: 64 bits hold them.
+    /// @dev Credits each node of a balanced chunk. All sums are at most `applied`, which was paid in tokens, of which there are
+    /// fewer than 2⁶³ nanoLAI: 64 bits hold them.
     function _credit(bytes calldata nodes, UserRegistry.Amounts memory claimed, UserRegistry.Amounts memory applied)
         private
         returns (Split.Cuts memory cuts)
     {
-        Split.Rates memory current = rates;
-        if (claims.treasury >= current.treasuryCeiling) current.treasury = 0;
+        Split.Rates memory current = _ratesInForce();
         uint256 known = NodeRegistry(book.get(NODES)).count();
         unchecked {
             for (uint256 offset = 0; offset < nodes.length; offset += Entry.SIZE) {
@@ -158,33 +135,18 @@ contract Tokenomics is Wired {
                     continue;
                 }
                 uint256 purchased = _scale(entry.purchased(), applied.purchased, claimed.purchased);
-                uint256 faucet = _scale(entry.faucet(), applied.faucet, claimed.faucet);
-                _earned[entry.id()] += _split(purchased, current, cuts) + _split(faucet, current, cuts);
+                _earn(entry.id(), purchased, _scale(entry.faucet(), applied.faucet, claimed.faucet), current, cuts);
             }
             uint256 credited = cuts.burned + cuts.treasury + cuts.auditors + cuts.delegators + cuts.operators;
             cuts.treasury += applied.purchased + applied.faucet - credited;
         }
-        _record(cuts);
-    }
-
-    /// @dev Adds the parts of `gross` to `cuts` and returns the node's as they stand in `_earned`.
-    function _split(uint256 gross, Split.Rates memory current, Split.Cuts memory cuts) private pure returns (uint256) {
-        if (gross == 0) return 0;
-        (uint256 operator, uint256 delegators) = cuts.add(gross, current);
-        return operator | (delegators << DELEGATORS);
-    }
-
-    function _record(Split.Cuts memory cuts) private {
-        Claims memory owed = claims;
-        claims = Claims(
-            owed.treasury + uint64(cuts.treasury),
-            owed.auditors + uint64(cuts.auditors),
-            owed.delegators + uint64(cuts.delegators),
-            owed.operators + uint64(cuts.operators)
-        );
     }
 
     function _scale(uint256 gross, uint256 applied, uint256 claimed) private pure returns (uint256) {
         return applied == claimed ? gross : gross * applied / claimed;
+    }
+
+    function _burn(uint256 nanoLai) private {
+        if (nanoLai != 0) ERC20Burnable(book.get(TOKEN)).burn(nanoLai * NANO_LAI);
     }
 }

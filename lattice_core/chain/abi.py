@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from eth_abi import abi as eth_abi
+from eth_abi.grammar import ABIType, BasicType, TupleType, parse
 from sha3 import keccak_256
 
 from lattice_core.chain.artifacts import artifact, names
@@ -95,9 +96,7 @@ def encode(fields: Sequence[Field], values: Sequence[Any]) -> bytes:
 def decode(fields: Sequence[Field], data: bytes) -> tuple[Any, ...]:
     """Values from the ABI's layout."""
     values = eth_abi.decode([field.type for field in fields], data)
-    return tuple(
-        bytes.fromhex(value[2:]) if field.type == "address" else value for field, value in zip(fields, values, strict=True)
-    )
+    return tuple(_with_bytes(parse(field.type), value) for field, value in zip(fields, values, strict=True))
 
 
 def reason(data: bytes) -> str:
@@ -110,6 +109,16 @@ def reason(data: bytes) -> str:
     values = decode(item.inputs, data[4:])
     shown = (f"{field.name}={_show(value)}" for field, value in zip(item.inputs, values, strict=True))
     return f"{item.name}({', '.join(shown)})"
+
+
+def _with_bytes(kind: ABIType, value: Any) -> Any:
+    """A decoded value whose addresses, wherever they stand in it, are bytes."""
+    if kind.is_array:
+        return tuple(_with_bytes(kind.item_type, item) for item in value)
+    if isinstance(kind, TupleType):
+        return tuple(_with_bytes(part, item) for part, item in zip(kind.components, value, strict=True))
+    is_address = isinstance(kind, BasicType) and kind.base == "address"
+    return bytes.fromhex(value[2:]) if is_address else value
 
 
 def _show(value: Any) -> str:

@@ -10,19 +10,30 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One contract: its ABI as solc gives it, its creation code, and the SHA-256 of its deployed code with immutables zero."""
+    """One contract: its ABI as solc gives it, its creation code, the SHA-256 of its deployed code with immutables zero, and
+    where in that code immutables stand: (start, length) in bytes.
+    """
 
     name: str
     abi: list[dict[str, Any]]
     bytecode: bytes
     deployed_sha256: str
+    immutables: tuple[tuple[int, int], ...]
+
+    def matches(self, code: bytes) -> bool:
+        """Whether deployed code is this contract's, whatever its immutables are."""
+        blank = bytearray(code)
+        for start, length in self.immutables:
+            blank[start : start + length] = bytes(length)
+        return sha256(blank).hexdigest() == self.deployed_sha256
 
 
 @cache
 def artifact(name: str) -> Artifact:
     """The contract of that name. Raises FileNotFoundError if there is none."""
     raw = json.loads(files("lattice_core").joinpath("artifacts", f"{name}.json").read_text("utf-8"))
-    return Artifact(raw["name"], raw["abi"], bytes.fromhex(raw["bytecode"]), raw["deployed_sha256"])
+    immutables = tuple((start, length) for start, length in raw["immutables"])
+    return Artifact(raw["name"], raw["abi"], bytes.fromhex(raw["bytecode"]), raw["deployed_sha256"], immutables)
 
 
 @cache

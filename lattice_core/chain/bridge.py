@@ -5,65 +5,75 @@ batches, paid by the holder of the genesis supply, who keeps the users' wallets.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lattice_core.batch import Chunk
-from lattice_core.census import NodeEntry, UserEntry, address, identity, nodes, users
-from lattice_core.chain.contracts import Genesis, Network, Settled, deploy
+from lattice_core.census import NodeEntry, UserEntry, identity, nodes, users
+from lattice_core.chain.contracts import Network, Settled
+from lattice_core.chain.contracts.contract import to_wei
+from lattice_core.chain.deployment import deploy
+from lattice_core.chain.gas import load
+from lattice_core.chain.genesis import ROLES, genesis_of, role_key, to_seconds
+from lattice_core.chain.keys import Key, key_of
 from lattice_core.chain.port import Chain, Receipt
+from lattice_core.chain.typed_data import domain
+from lattice_core.chain.vouchers import Signed, Voucher, sign
 from lattice_core.config import Config
 from lattice_core.events import (
     AccountOpened,
     BatchConfirmed,
     BatchFailed,
+    BatchLapsed,
     Bonded,
     Deposited,
     Event,
     FaucetGranted,
     NodeRegistered,
     OfferPosted,
+    VoucherCollected,
+    WithdrawalRequested,
+    Withdrawn,
 )
 from lattice_core.invariants import InvariantError
-from lattice_core.split import Rates
+from lattice_core.receipts import Usage
+from lattice_core.records import Operation
+from lattice_core.standing import Standing
 from lattice_core.state import KINDS
 from lattice_core.streams import entity_key
-from lattice_core.units import MAX_SUPPLY_NLAI
-
-HOLDER, OWNER, ORACLE = (address(entity_key(name, 0)) for name in ("holder", "owner", "oracle"))
-"""Who holds the genesis supply, who owns the contracts, and who settles for the Nexus."""
 
 ROWS = 200
 """Registrations or deposits in one transaction."""
 
 
-class Operation(NamedTuple):
-    """One transaction as a run records it. `gas_used` is None where the backend cannot tell."""
-
-    name: str
-    entries: int
-    ok: bool
-    gas_used: int | None
-
-
 class Bridge:
     """A network's contracts, and every transaction sent to them since the last `drain`."""
 
-    def __init__(self, chain: Chain, config: Config, nexus: int = 0) -> None:
-        """Deploy the contracts of `config` on `chain`. Raises Reverted."""
+    def __init__(self, chain: Chain, config: Config, nexus: int = 0, secret: bytes = b"") -> None:
+        """Deploy the contracts of `config` on `chain`; every key is derived from `secret`.
+
+        Raises Reverted, and ConfigError if the gas model is of other contracts.
+        """
+        self._gas = load()
         self.chain = chain
         self.nexus = nexus
+        self._secret = secret
         self._operations: list[Operation] = []
         self._models = tuple(config.models)
-        split = config.economics.split
-        rates = Rates(
-            split.burn_ppm, split.treasury_ppm, split.auditors_ppm, split.delegators_ppm, split.treasury_ceiling_nlai
-        )  # fmt: skip
-        for who in (HOLDER, OWNER, ORACLE):
-            chain.fund(who, 10**18)
-        supply = config.economics.supply.genesis_nlai
-        self.network: Network = deploy(chain, Genesis(OWNER, HOLDER, supply, MAX_SUPPLY_NLAI, rates, {nexus: ORACLE}))
-        for registry in (self.network.users, self.network.nodes):
-            self.network.token.approve(HOLDER, registry.address, supply).raise_for_revert()
+        self._roles = {role: self._let_send(role_key(role, secret)) for role in ROLES}
+        self._owners: dict[int, Key] = {}
+        self._operators: dict[int, Key] = {}
+        self._proposed: tuple[NDArray[np.int64], int] | None = None
+        """Weights that wait for their window to pass, and when it does."""
+        self.network: Network = deploy(chain, genesis_of(config, nexus, secret))
+        self.epochs = self.network.clock.epochs()
+        self._domain = domain(chain.chain_id, self.network.tokenomics.address)
+        holder, supply_nlai = self._roles["holder"], config.economics.supply.genesis_nlai
+        for contract in (self.network.users, self.network.nodes, self.network.tokenomics):
+            self.network.token.approve(holder, contract.address, supply_nlai).raise_for_revert()
+        self._fill_faucet(config)
 
     def open(self, config: Config, t_ns: int) -> list[Event]:
         """Register, fund and bond everyone in the config; the facts, in order. Raises Reverted."""
@@ -71,15 +81,18 @@ class Bridge:
 
     def open_accounts(self, entries: Sequence[UserEntry], t_ns: int) -> list[Event]:
         """Register users, with the deposit and faucet credit of their population."""
-        registry = self.network.users
-        keys = [entry.key for entry in entries]
-        self._batch("register_users", registry.register, [identity(k) for k in keys], [address(k) for k in keys])
+        for entry in entries:
+            self._owners[entry.account] = key_of(entry.key, self._secret)
+        registrar, registry = self._roles["registrar"], self.network.users
+        identities = [identity(entry.key) for entry in entries]
+        owners = [self._owners[entry.account].address for entry in entries]
+        self._batch("register_users", lambda *rows: registry.register(registrar, self.nexus, *rows), identities, owners)
         facts: list[Event] = [AccountOpened(t_ns, e.account, e.key, e.cluster) for e in entries]
         facts += self.deposit([(e.account, e.population.budget.deposit_nlai) for e in entries], t_ns)
         grants = [(e.account, e.population.budget.faucet_nlai) for e in entries if e.population.budget.faucet_nlai]
         if grants:
-            granted, amounts = zip(*grants, strict=True)
-            self._batch("grant_faucet", registry.grant_faucet, granted, amounts)
+            faucet, granted = self._roles["faucet"], [list(column) for column in zip(*grants, strict=True)]
+            self._batch("grant_faucet", lambda *rows: self.network.tokenomics.grant_faucet(faucet, *rows), *granted)
             facts += [FaucetGranted(t_ns, account, nlai) for account, nlai in grants]
         return facts
 
@@ -88,43 +101,105 @@ class Bridge:
         deposits = [(account, nlai) for account, nlai in deposits if nlai]
         if not deposits:
             return []
-        accounts, amounts = zip(*deposits, strict=True)
-        self._batch("fund_users", self.network.users.fund, accounts, amounts)
+        holder, columns = self._roles["holder"], [list(column) for column in zip(*deposits, strict=True)]
+        self._batch("fund_users", lambda *rows: self.network.users.fund(holder, *rows), *columns)
         return [Deposited(t_ns, account, nlai) for account, nlai in deposits]
 
+    def request_withdrawal(self, account: int, nlai: int, t_ns: int) -> list[Event]:
+        """Ask to have `nlai` of purchased credit back, in all; 0 asks for nothing any more. No fact if the chain refuses."""
+        owner = self._let_send(self._owners[account])
+        receipt = self._record("request_withdrawal", 1, self.network.users.request_withdrawal(owner, account, nlai))
+        return [WithdrawalRequested(t_ns, account, nlai)] if receipt.ok else []
+
+    def withdraw(self, account: int, t_ns: int) -> list[Event]:
+        """Pay an account what it asked for, if its escrow is no longer locked."""
+        owner = self._let_send(self._owners[account])
+        receipt = self._record("withdraw", 1, self.network.users.withdraw(owner, account))
+        if not receipt.ok:
+            return []
+        (paid,) = self.network.users.logged("Withdrawn", receipt)
+        return [Withdrawn(t_ns, account, paid["nanoLai"])]
+
     def register_nodes(self, entries: Sequence[NodeEntry], t_ns: int) -> list[Event]:
-        """Register and bond nodes, and post their offers."""
-        registry = self.network.nodes
-        ids = [entry.node for entry in entries]
-        operators = [address(entry.key) for entry in entries]
+        """Register and bond nodes; each operator posts its offers."""
+        for entry in entries:
+            self._operators[entry.node] = key_of(entry.key, self._secret)
+        holder, registry = self._roles["holder"], self.network.nodes
+        operators = [self._operators[entry.node].address for entry in entries]
         kinds = [KINDS.index(entry.population.kind) for entry in entries]
-        hashes = [identity(entity_key(entry.population.models[0], 0)) for entry in entries]
-        self._batch("register_nodes", registry.register, operators, kinds, hashes, [entry.cluster for entry in entries])
-        bonds = [entry.population.bond_nlai for entry in entries]
-        self._batch("bond_nodes", registry.bond, ids, bonds)
+        clusters = [entry.cluster for entry in entries]
+        self._batch("register_nodes", lambda *rows: registry.register(holder, *rows), operators, operators, kinds, clusters)
+        bonds = [(entry.node, entry.population.bond_nlai) for entry in entries if entry.population.bond_nlai]
+        if bonds:
+            columns = [list(column) for column in zip(*bonds, strict=True)]
+            self._batch("bond_nodes", lambda *rows: registry.bond(holder, *rows), *columns)
         facts: list[Event] = []
-        for entry, kind, bond in zip(entries, kinds, bonds, strict=True):
+        for entry, kind in zip(entries, kinds, strict=True):
             p = entry.population
             facts.append(NodeRegistered(t_ns, entry.node, entry.key, kind, entry.cluster, entry.owner, p.slots, p.queue))
-            facts.append(Bonded(t_ns, entry.node, bond))
-            facts += [
-                OfferPosted(t_ns, entry.node, self._models.index(model), p.price.input_nlai, p.price.output_nlai)
-                for model in p.models
-            ]
+            facts.append(Bonded(t_ns, entry.node, p.bond_nlai))
+            facts += self._post_offers(entry, t_ns)
         return facts
+
+    def reach_end(self, epoch: int) -> None:
+        """Let the chain's time reach the end of an epoch, where its time can be set."""
+        wait_s = self.epochs.end_s(epoch) - self.chain.block().timestamp_s
+        if wait_s > 0 and self.chain.capabilities.sets_time:
+            self.chain.advance_block(wait_s)
 
     def settle(self, chunk: Chunk, t_ns: int) -> tuple[Event, Settled]:
         """Settle a batch and say what came of it. Raises Reverted; `failed` is then the fact for the kernel."""
-        receipt = self._record("settle", len(chunk.users), self.network.tokenomics.settle(ORACLE, chunk))
-        settled = self.network.settled(chunk, receipt)
+        receipt = self.network.tokenomics.settle(self._roles["oracle"], chunk)
+        settled = self.network.settled(chunk, self._record("settle", len(chunk.users), receipt, len(chunk.nodes)))
         return BatchConfirmed(t_ns, chunk.epoch, chunk.chunk, tuple(settled.skipped.tolist())), settled
 
     def failed(self, chunk: Chunk, t_ns: int) -> Event:
-        """The fact that a batch did not go through."""
+        """The fact that a batch did not go through: for now, or for good once the chain's time has passed its grace."""
+        if self.chain.block().timestamp_s >= self.epochs.grace_end_s(chunk.epoch):
+            return BatchLapsed(t_ns, chunk.epoch, chunk.chunk)
         return BatchFailed(t_ns, chunk.epoch, chunk.chunk)
 
-    def claim(self, node: int, operator: bytes) -> bool:
+    def report(self, epoch: int, standing: Standing) -> None:
+        """Post the nodes' standing after an epoch. Raises Reverted."""
+        receipt = self.network.status.post(self._roles["oracle"], self.nexus, epoch, *standing)
+        self._record("post_status", len(standing.healthy), receipt).raise_for_revert()
+
+    def share_bonus(self, weights: Sequence[int]) -> int:
+        """Pay the bonus whose weights nobody has rejected in time, and post the weights of the next if none is open.
+
+        The nanoLAI that were paid. Raises Reverted.
+        """
+        tokenomics, oracle, paid_nlai = self.network.tokenomics, self._roles["oracle"], 0
+        nodes, now_s = np.arange(len(weights)), self.chain.block().timestamp_s
+        if self._proposed is not None and now_s >= self._proposed[1]:
+            posted = self._proposed[0]
+            receipt = self._record("pay_bonus", len(posted), tokenomics.pay_bonus(oracle, nodes[: len(posted)], posted))
+            (paid,) = tokenomics.logged("BonusPaid", receipt.raise_for_revert())
+            self._proposed, paid_nlai = None, paid["treasury"] + paid["minted"]
+        if self._proposed is None and any(weights):
+            posted = np.array(weights, np.int64)
+            receipt = tokenomics.propose_bonus(oracle, self.nexus, nodes, posted)
+            self._record("propose_bonus", len(posted), receipt).raise_for_revert()
+            self._proposed = posted, now_s + tokenomics.bonus_terms().window_s
+        return paid_nlai
+
+    def voucher(self, usage: Usage) -> Signed:
+        """What a payer signs for what it had from a node in an epoch."""
+        voucher = Voucher(self.nexus, usage.epoch, usage.payer, usage.node, usage.nlai, usage.tokens, usage.receipts_root)
+        return sign(voucher, self._owners[usage.payer], self._domain)
+
+    def collect(self, signed: Signed, t_ns: int) -> list[Event]:
+        """Have the operator of its node collect a voucher. No fact if the chain refuses."""
+        operator = self._let_send(self._operators[signed.voucher.node])
+        receipt = self._record("collect", 1, self.network.tokenomics.collect(operator, signed))
+        if not receipt.ok:
+            return []
+        voucher, paid, _ = self.network.collected(receipt)
+        return [VoucherCollected(t_ns, voucher.epoch, voucher.payer, voucher.node, paid.purchased_nlai, paid.faucet_nlai)]
+
+    def claim(self, node: int) -> bool:
         """Pay a node's operator what it has earned; whether there was anything to pay."""
+        operator = self._let_send(self._operators[node])
         return self._record("claim", 1, self.network.tokenomics.claim(operator, node)).ok
 
     def drain(self) -> list[Operation]:
@@ -136,21 +211,48 @@ class Bridge:
         """INV-1 on the chain, from totals that the contracts keep. Raises InvariantError with the numbers."""
         n = self.network
         balances = {
-            "UserRegistry": (n.token.balance_nlai(n.users.address), n.users.total_claims_nlai()),
-            "NodeRegistry": (n.token.balance_nlai(n.nodes.address), n.nodes.total_bonded_nlai()),
-            "Tokenomics": (n.token.balance_nlai(n.tokenomics.address), n.tokenomics.total_claims_nlai()),
-            "LAIToken": (n.token.supply_nlai(), n.token.minted_nlai() - n.token.burned_nlai()),
+            "UserRegistry": (n.token.balance_wei(n.users.address), to_wei(n.users.total_claims_nlai())),
+            "NodeRegistry": (n.token.balance_wei(n.nodes.address), to_wei(n.nodes.total_bonded_nlai())),
+            "Tokenomics": (n.token.balance_wei(n.tokenomics.address), to_wei(n.tokenomics.total_claims_nlai())),
+            "LAIToken": (n.token.supply_wei(), n.token.minted_wei() - n.token.burned_wei()),
         }
         for contract, (held, claimed) in balances.items():
             if held != claimed:
-                raise InvariantError(f"INV-1: {contract} holds {held} nanoLAI and records claims of {claimed}")
+                raise InvariantError(f"INV-1: {contract} holds {held} wei of LAI and records claims of {claimed}")
+
+    def _fill_faucet(self, config: Config) -> None:
+        """Endow the treasury with the faucet's whole budget."""
+        faucet, tokenomics = config.economics.faucet, self.network.tokenomics
+        budget_nlai = config.granted_nlai if faucet.budget_nlai is None else faucet.budget_nlai
+        if budget_nlai:
+            tokenomics.endow(self._roles["holder"], budget_nlai).raise_for_revert()
+        half_life_s = to_seconds(faucet.half_life_ns)
+        tokenomics.set_budget(self._roles["owner"], budget_nlai, half_life_s).raise_for_revert()
+
+    def _post_offers(self, entry: NodeEntry, t_ns: int) -> list[Event]:
+        """One operator's offers. A model's name stands for its weights: not every model has any here."""
+        p, count = entry.population, len(entry.population.models)
+        hashes = [identity(entity_key(model, 0)) for model in p.models]
+        operator = self._let_send(self._operators[entry.node])
+        receipt = self.network.nodes.post_offers(
+            operator, [entry.node] * count, hashes, [0] * count, [p.price.input_nlai] * count, [p.price.output_nlai] * count
+        )
+        self._record("post_offers", count, receipt).raise_for_revert()
+        indices = [self._models.index(model) for model in p.models]
+        return [OfferPosted(t_ns, entry.node, model, p.price.input_nlai, p.price.output_nlai) for model in indices]
 
     def _batch(self, name: str, call: Callable[..., Receipt], *columns: Sequence[Any]) -> None:
-        """`call(HOLDER, *columns)`, the rows spread over transactions small enough for the gas limit. Raises Reverted."""
+        """`call(*columns)`, the rows spread over transactions small enough for the gas limit. Raises Reverted."""
         for start in range(0, len(columns[0]), ROWS):
             rows = [column[start : start + ROWS] for column in columns]
-            self._record(name, len(rows[0]), call(HOLDER, *rows)).raise_for_revert()
+            self._record(name, len(rows[0]), call(*rows)).raise_for_revert()
 
-    def _record(self, name: str, entries: int, receipt: Receipt) -> Receipt:
-        self._operations.append(Operation(name, entries, receipt.ok, receipt.gas_used))
+    def _record(self, name: str, entries: int, receipt: Receipt, nodes: int = 0) -> Receipt:
+        gas = self._gas.gas(name, entries, nodes)
+        self._operations.append(Operation(name, entries, nodes, receipt.ok, gas, receipt.gas_used))
         return receipt
+
+    def _let_send(self, key: Key) -> bytes:
+        """The address of a key that the chain may sign with from now on."""
+        self.chain.add_key(key)
+        return key.address

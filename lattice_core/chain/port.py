@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from lattice_core.chain.abi import reason
+from lattice_core.chain.abi import keccak, reason
+from lattice_core.chain.keys import Key
 
 GAS_LIMIT = 2**24
 """The most gas one transaction may use (EIP-7825)."""
+
+BLOCK_GAS = 60_000_000
+"""The gas limit that contracts see on a simulated chain, and the most that a call may use there."""
 
 
 class Reverted(Exception):  # noqa: N818 (a revert is an answer)
@@ -22,6 +26,10 @@ class Reverted(Exception):  # noqa: N818 (a revert is an answer)
 
     def __str__(self) -> str:
         return reason(self.data)
+
+
+class Refused(ValueError):  # noqa: N818
+    """The chain did not take the transaction, and nothing changed: its sender cannot pay, or its gas is too little to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Receipt:
     gas_used: int | None
     """None where the backend cannot tell (`Capabilities.exact_gas`)."""
     output: bytes
-    """What was returned, or the revert data."""
+    """The revert data; of a success what was returned, which a node does not tell."""
     logs: tuple[Log, ...]
     contract: bytes | None = None
     """Address of the contract that this transaction created."""
@@ -72,6 +80,16 @@ class Block:
     timestamp_s: int
     parent_hash: bytes
 
+    @property
+    def hash(self) -> bytes:
+        """By which later blocks, and contracts, know a simulated block; it does not depend on what the block holds."""
+        return keccak(self.parent_hash + self.number.to_bytes(8) + self.timestamp_s.to_bytes(8))
+
+    @property
+    def mix_hash(self) -> bytes:
+        """What contracts read as randomness in a simulated block."""
+        return keccak(b"randao" + self.parent_hash)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -89,8 +107,13 @@ class Chain(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def accounts(self) -> tuple[bytes, ...]:
-        """Addresses that may send; the first deploys."""
+    @property
+    def chain_id(self) -> int:
+        """What signatures for this chain name (EIP-155, EIP-712)."""
+        ...
+
+    def add_key(self, key: Key) -> None:
+        """Let the address of this key send, on a chain that asks for signatures."""
         ...
 
     def fund(self, address: bytes, wei: int) -> None:
@@ -102,7 +125,7 @@ class Chain(Protocol):
         ...
 
     def transact(self, transaction: Transaction) -> Receipt:
-        """Execute in the current block. Never raises on an EVM revert."""
+        """Execute in the current block. Raises Refused, but never on an EVM revert."""
         ...
 
     def transact_many(self, transactions: Sequence[Transaction]) -> list[Receipt]:
@@ -120,10 +143,12 @@ class Chain(Protocol):
     def block(self) -> Block: ...
 
     def snapshot(self) -> object:
-        """A mark to which `revert` returns, any number of times."""
+        """A mark to which `revert` returns, any number of times, until it returns to an earlier one."""
         ...
 
-    def revert(self, snapshot: object) -> None: ...
+    def revert(self, snapshot: object) -> None:
+        """Return to a snapshot of this chain."""
+        ...
 
     def balance(self, address: bytes) -> int:
         """Ether in wei."""

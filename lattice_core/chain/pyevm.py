@@ -14,23 +14,25 @@ from eth.vm.forks.prague import PragueVM
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.spoof import SpoofTransaction
 from eth_typing import Address, BlockNumber, Hash32
+from eth_utils.exceptions import ValidationError
 
-from lattice_core.chain.abi import keccak
+from lattice_core.chain.history import History
+from lattice_core.chain.keys import Key
 from lattice_core.chain.opcodes import LeanComputation
-from lattice_core.chain.port import Block, Capabilities, Log, Receipt, Reverted, Transaction
+from lattice_core.chain.port import BLOCK_GAS, Block, Capabilities, Log, Receipt, Refused, Transaction
 from lattice_core.chain.world import Tables, World
 
 _ANCESTORS = 256
-_BLOCK_GAS = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state, the current block and the hashes of those before it."""
+    """The state, the current block, the hashes of those before it, and what is remembered of them."""
 
     tables: Tables
     block: Block
     ancestors: tuple[bytes, ...]
+    history: History | None
 
 
 class _State(PragueState):
@@ -45,11 +47,19 @@ class PyEvm:
 
     capabilities = Capabilities(name="py-evm", exact_gas=True, snapshots=True, sets_time=True)
 
-    def __init__(self, chain_id: int = 31_337, genesis_s: int = 1_700_000_000) -> None:
-        """An empty chain whose first block is stamped `genesis_s`, in Unix seconds."""
-        self._chain_id = chain_id
+    def __init__(self, chain_id: int = 31_337, genesis_s: int = 1_700_000_000, history: bool = True) -> None:
+        """An empty chain whose first block is stamped `genesis_s`, in Unix seconds.
+
+        Without `history` it forgets its transactions, and the memory they take.
+        """
+        self.chain_id = chain_id
         self._world = World()
-        self._enter(Block(1, genesis_s, bytes(32)), ())
+        genesis = Block(1, genesis_s, bytes(32))
+        self.history = History([genesis]) if history else None
+        self._enter(genesis, ())
+
+    def add_key(self, key: Key) -> None:
+        """Nothing to do: transactions are not signed here."""
 
     def accounts(self) -> tuple[bytes, ...]:
         return tuple(blake2b(b"lattice account %d" % i, digest_size=20).digest() for i in range(10))
@@ -61,54 +71,46 @@ class PyEvm:
         return self.transact(Transaction(sender, None, code))
 
     def transact(self, transaction: Transaction) -> Receipt:
-        result = self._execute(transaction)
+        nonce = self._state.get_nonce(Address(transaction.sender))
+        receipt = self._execute(transaction)
         self._state.lock_changes()
-        unused = result.get_gas_remaining()
-        spent = transaction.gas - unused
-        refund = min(result.get_gas_refund(), spent // 5)  # EIP-3529
-        return Receipt(
-            ok=result.is_success,
-            gas_used=spent - refund + result.data_floor_gas,
-            output=result.output if transaction.to is not None or result.is_error else b"",
-            logs=tuple(
-                Log(address, tuple(topic.to_bytes(32, "big") for topic in topics), data)
-                for address, topics, data in result.get_log_entries()
-            ),
-            contract=result.msg.storage_address if transaction.to is None and result.is_success else None,
-        )
+        if self.history is not None:
+            self.history.record(nonce, transaction, receipt)
+        return receipt
 
     def transact_many(self, transactions: Sequence[Transaction]) -> list[Receipt]:
         return [self.transact(transaction) for transaction in transactions]
 
-    def call(self, to: bytes, data: bytes, sender: bytes = bytes(20)) -> bytes:
+    def simulate(self, transaction: Transaction) -> Receipt:
+        """What `transact` would return, without effect."""
         before = self._state.snapshot()
         try:
-            result = self._execute(Transaction(sender, to, data, gas=_BLOCK_GAS))
+            return self._execute(transaction)
         finally:
             self._state.revert(before)
-        if result.is_error:
-            raise Reverted(result.output)
-        output: bytes = result.output
-        return output
+
+    def call(self, to: bytes, data: bytes, sender: bytes = bytes(20)) -> bytes:
+        return self.simulate(Transaction(sender, to, data, gas=BLOCK_GAS)).raise_for_revert().output
 
     def advance_block(self, dt_s: int, n: int = 1) -> Block:
         for _ in range(n):
-            closed = self._block
-            header = closed.parent_hash + closed.number.to_bytes(8, "big") + closed.timestamp_s.to_bytes(8, "big")
-            parent = keccak(header)
+            closed, parent = self._block, self._block.hash
             self._enter(Block(closed.number + 1, closed.timestamp_s + dt_s, parent), (parent, *self._ancestors))
+            if self.history is not None:
+                self.history.blocks.append(self._block)
         return self._block
 
     def block(self) -> Block:
         return self._block
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self._world.tables(), self._block, self._ancestors)
+        return Snapshot(self._world.tables(), self._block, self._ancestors, self.history and self.history.copy())
 
     def revert(self, snapshot: object) -> None:
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"a snapshot of py-evm is expected, not {type(snapshot).__name__}")
         self._world.restore(snapshot.tables)
+        self.history = snapshot.history and snapshot.history.copy()
         self._enter(snapshot.block, snapshot.ancestors)
 
     def balance(self, address: bytes) -> int:
@@ -128,10 +130,10 @@ class PyEvm:
         return sha256(self._world.digest() + repr(self._block).encode()).digest()
 
     def __getstate__(self) -> tuple[int, Snapshot]:
-        return self._chain_id, self.snapshot()
+        return self.chain_id, self.snapshot()
 
     def __setstate__(self, state: tuple[int, Snapshot]) -> None:
-        self._chain_id, snapshot = state
+        self.chain_id, snapshot = state
         self._world = World()
         self.revert(snapshot)
 
@@ -148,15 +150,15 @@ class PyEvm:
             timestamp=self._block.timestamp_s,
             block_number=BlockNumber(number),
             difficulty=0,
-            mix_hash=Hash32(keccak(b"randao" + self._block.parent_hash)),
-            gas_limit=_BLOCK_GAS,
+            mix_hash=Hash32(self._block.mix_hash),
+            gas_limit=BLOCK_GAS,
             prev_hashes=[Hash32(parent) for parent in self._ancestors],
-            chain_id=self._chain_id,
+            chain_id=self.chain_id,
             base_fee_per_gas=0,
             excess_blob_gas=0,
         )
 
-    def _execute(self, transaction: Transaction) -> Any:
+    def _execute(self, transaction: Transaction) -> Receipt:
         state: Any = self._state
         unsigned = PragueVM.get_transaction_builder().create_unsigned_transaction(
             nonce=state.get_nonce(Address(transaction.sender)),
@@ -166,4 +168,21 @@ class PyEvm:
             value=transaction.value_wei,
             data=transaction.data,
         )
-        return state.get_transaction_executor()(SpoofTransaction(unsigned, from_=Address(transaction.sender)))
+        before = state.snapshot()
+        try:
+            result = state.get_transaction_executor()(SpoofTransaction(unsigned, from_=Address(transaction.sender)))
+        except ValidationError as error:
+            state.revert(before)
+            raise Refused(str(error)) from error
+        spent = transaction.gas - result.get_gas_remaining()
+        refund = min(result.get_gas_refund(), spent // 5)  # EIP-3529
+        return Receipt(
+            ok=result.is_success,
+            gas_used=spent - refund + result.data_floor_gas,
+            output=result.output if transaction.to is not None or result.is_error else b"",
+            logs=tuple(
+                Log(address, tuple(topic.to_bytes(32, "big") for topic in topics), data)
+                for address, topics, data in result.get_log_entries()
+            ),
+            contract=result.msg.storage_address if transaction.to is None and result.is_success else None,
+        )

@@ -1,6 +1,7 @@
 """The py-evm backend: deterministic, revertible, picklable, and to the gas what py-evm itself computes."""
 
 import pickle
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,18 +10,18 @@ from hypothesis import strategies as st
 
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.contracts import Network
-from lattice_core.chain.port import Receipt, Reverted, Transaction
+from lattice_core.chain.port import Receipt, Refused, Reverted, Transaction
 from lattice_core.chain.pyevm import PyEvm
-from tests.chain.networks import Actors, actors, address, chunk, start
+from tests.chain.networks import EPOCH_S, NEXUS, Actors, actors, address, chunk, start
 
 ALICE, TARGET = address("alice"), address("target")
 
 
 def live_a_little(network: Network, who: Actors) -> list[Receipt]:
     """A few transactions of each sort, one of which reverts."""
-    network.chain.advance_block(dt_s=12, n=3)
+    network.chain.advance_block(dt_s=EPOCH_S, n=1)
     return [
-        network.users.register(who.stranger, [bytes(32)], [who.stranger]),
+        network.users.join(who.stranger, NEXUS),
         network.users.fund(who.holder, [0], [5_000]),
         network.users.fund(who.stranger, [0], [5_000]),
         network.tokenomics.settle(who.oracle, chunk({0: (3_000, 0), 1: (1, 0)}, {0: (3_001, 0)})),
@@ -56,6 +57,49 @@ def test_a_pickled_chain_lives_on_as_the_original_does() -> None:
     assert network.chain.digest() == copy.chain.digest()
 
 
+def remembered(chain: PyEvm) -> list[Any]:
+    assert chain.history is not None
+    return chain.history.entries
+
+
+def test_history_is_what_was_returned_and_survives_pickling_and_a_branch_that_was_left() -> None:
+    chain = PyEvm()
+    sent = [Transaction(ALICE, TARGET, bytes([number])) for number in range(3)]
+    first = chain.transact(sent[0])
+    before = chain.snapshot()
+    chain.advance_block(dt_s=1)
+    second = chain.transact(sent[1])
+    branch = chain.snapshot()
+    chain.revert(before)
+    third = chain.transact(sent[2])
+    assert remembered(chain) == [(1, 0, sent[0], first), (1, 1, sent[2], third)]
+    chain.revert(branch)
+    for each in (chain, pickle.loads(pickle.dumps(chain))):
+        assert remembered(each) == [(1, 0, sent[0], first), (2, 1, sent[1], second)]
+        assert [block.number for block in each.history.blocks] == [1, 2]
+
+
+def test_a_chain_that_keeps_no_history_does_the_same_and_forgets_it() -> None:
+    usual, forgetful = PyEvm(), PyEvm(history=False)
+    sent = Transaction(ALICE, TARGET, b"data")
+    assert usual.transact(sent) == forgetful.transact(sent)
+    assert usual.advance_block(dt_s=1) == forgetful.advance_block(dt_s=1)
+    assert usual.digest() == forgetful.digest()
+    forgetful.revert(forgetful.snapshot())
+    assert pickle.loads(pickle.dumps(forgetful)).history is forgetful.history is None
+
+
+def test_the_transactions_of_a_history_have_different_hashes_and_the_same_in_every_run() -> None:
+    def live() -> list[bytes]:
+        chain = PyEvm()
+        senders, receivers, data = (ALICE, TARGET), (None, address("other")), (b"", b"\x00", b"")
+        chain.transact_many([Transaction(*sent) for sent in product(senders, receivers, data)])
+        return [entry.hash for entry in remembered(chain)]
+
+    assert len(set(live())) == 12
+    assert live() == live()
+
+
 def test_time_and_blocks_move_only_when_told_to() -> None:
     chain = PyEvm(genesis_s=1_000)
     clock = chain.deploy(ALICE, bytes.fromhex("66425f5260205ff35f5260076019f3")).contract  # returns block.timestamp
@@ -76,10 +120,10 @@ def test_ether_moves_and_counts() -> None:
 def test_a_call_leaves_no_trace() -> None:
     network, who = start()
     before = network.chain.digest()
-    data = network.users.abi.encode_call("register", [bytes(32)], [who.owner])
+    data = network.users.abi.encode_call("join", NEXUS)
     assert int.from_bytes(network.chain.call(network.users.address, data, who.owner)) == 0
     with pytest.raises(Reverted):
-        network.chain.call(network.users.address, network.users.abi.encode_call("register", [bytes(32)], []), who.owner)
+        network.chain.call(network.users.address, network.users.abi.encode_call("withdraw", 0), who.owner)
     assert network.chain.digest() == before
 
 
@@ -169,9 +213,19 @@ def test_a_network_lives_as_on_py_evm_itself_to_the_gas(monkeypatch: pytest.Monk
     receipts = live_a_little(network, who)
     monkeypatch.setattr("tests.chain.networks.PyEvm", stock)
     yardstick, _ = start(nodes=1)
-    assert live_a_little(yardstick, actors(PyEvm())) == receipts
+    assert live_a_little(yardstick, actors()) == receipts
     assert [receipt.ok for receipt in receipts] == [True, True, False, True, True]
 
 
 def test_keccak_is_ethereums() -> None:
     assert keccak(b"").hex().startswith("c5d2460186f7233c")
+
+
+def test_a_transaction_that_cannot_start_is_refused_and_leaves_no_trace() -> None:
+    chain = PyEvm()
+    before = chain.digest()
+    for hopeless in (Transaction(ALICE, TARGET, gas=20_999), Transaction(ALICE, TARGET, value_wei=1)):
+        with pytest.raises(Refused):
+            chain.transact(hopeless)
+    assert chain.digest() == before
+    assert chain.nonce(ALICE) == 0

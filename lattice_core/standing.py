@@ -1,0 +1,23 @@
+"""What a Nexus says of its nodes after an epoch, and has its oracle report to the chain."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lattice_core.nexus import Nexus
+from lattice_core.state import UP
+
+
+class Standing(NamedTuple):
+    """Of nodes 0 to n − 1: whether each takes requests, and its reputation from 0 to 1."""
+
+    healthy: NDArray[np.bool_]
+    reputation: NDArray[np.float64]
+
+
+def standing(nexus: Nexus, t_ns: int) -> Standing:
+    """Every registered node's; its reputation is the kernel's reliability of it."""
+    nodes = nexus.table("nodes")
+    nodes = nodes[nodes["key"] != 0]
+    return Standing(nodes["status"] == UP, np.array([nexus.reliability(node, t_ns) for node in range(len(nodes))], np.float64))

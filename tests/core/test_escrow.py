@@ -1,0 +1,71 @@
+"""What leaves a user's escrow, by itself: never more than there is, than was signed for, or than a key may spend."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice_core.escrow import SessionKey, covers, due_nlai, may_become, payment, revoked, withdrawal_nlai
+from lattice_core.split import Parts
+
+AMOUNTS = st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 1000))
+BALANCES = st.builds(Parts, AMOUNTS, AMOUNTS)
+TIMES = st.integers(0, 100)
+KEYS = st.builds(SessionKey, st.integers(0, 50), st.integers(0, 50), st.integers(0, 2), st.integers(0, 7), TIMES)
+
+
+@given(BALANCES, AMOUNTS)
+def test_a_voucher_takes_faucet_credit_first_and_at_most_what_there_is(balance: Parts, due: int) -> None:
+    paid = payment(balance, due)
+    assert sum(paid) == min(due, sum(balance))
+    assert paid.purchased_nlai == 0 or paid.faucet_nlai == balance.faucet_nlai
+
+
+@given(BALANCES, st.lists(st.tuples(AMOUNTS, BALANCES), max_size=6))
+def test_vouchers_that_replace_each_other_pay_the_largest_promise_at_most(
+    balance: Parts, steps: list[tuple[int, Parts]]
+) -> None:
+    collected = 0
+    for value, deposit in steps:
+        paid = payment(balance, due_nlai(value, collected))
+        collected += sum(paid)
+        balance = Parts(*(b - p + d for b, p, d in zip(balance, paid, deposit, strict=True)))
+    assert collected <= max((value for value, _ in steps), default=0)
+
+
+@given(KEYS, BALANCES, st.integers(0, 2), st.integers(0, 2), st.integers(1, 100))
+def test_what_a_key_covers_a_key_that_replaces_it_covers_too(
+    key: SessionKey, paid: Parts, nexus: int, kind: int, end: int
+) -> None:
+    small = Parts(paid.purchased_nlai % 60, paid.faucet_nlai % 60)
+    wider = key._replace(cap_nlai=key.cap_nlai + 1, kinds=key.kinds | 1, expiry_s=key.expiry_s + 1)
+    assert may_become(key, wider)
+    assert not covers(key, small, nexus, kind, end) or covers(wider, small, nexus, kind, end)
+
+
+@given(KEYS.filter(lambda key: key.expiry_s > 0))
+def test_nothing_is_taken_from_a_key(key: SessionKey) -> None:
+    narrower = [
+        key._replace(cap_nlai=key.cap_nlai - 1),
+        key._replace(expiry_s=key.expiry_s - 1),
+        key._replace(nexus=key.nexus + 1),
+        *(key._replace(kinds=key.kinds & ~(1 << kind)) for kind in range(3) if key.kinds >> kind & 1),
+    ]
+    assert may_become(key, key)
+    assert not any(may_become(key, new) for new in narrower)
+
+
+@given(KEYS, BALANCES, TIMES, st.integers(1, 100))
+def test_a_revoked_key_covers_the_epochs_until_then_and_no_later_one(
+    key: SessionKey, paid: Parts, now_end: int, end: int
+) -> None:
+    small = Parts(paid.purchased_nlai % 60, paid.faucet_nlai % 60)
+    scope = (small, key.nexus, 0, end)
+    assert covers(revoked(key, now_end), *scope) == (covers(key, *scope) and end <= now_end)
+
+
+@given(AMOUNTS, AMOUNTS, TIMES, TIMES)
+def test_a_withdrawal_waits_until_its_epoch_is_closed_and_never_pays_more_than_is_left(
+    purchased: int, asked: int, closed: int, now: int
+) -> None:
+    paid = withdrawal_nlai(purchased, asked, closed, now)
+    assert paid <= min(purchased, asked)
+    assert paid in ({purchased, asked} if now >= closed else {0})
