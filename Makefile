@@ -52,6 +52,7 @@ defects: install
 
 bench: install
 	.venv/bin/lattice bench engine --engine reference --json
+	.venv/bin/lattice bench gas --json
 
 lint: install
 	.venv/bin/ruff check

@@ -16,7 +16,7 @@ def add(subparsers: Any) -> None:
     add_config(parser)
     parser.add_argument("--out", metavar="DIR", help="run directory to write; runs/NAME-HASH if not given")
     parser.add_argument("--engine", help="which engine runs it, in place of the config's sim.engine")
-    parser.add_argument("--chain", help="which EVM settles it, in place of the config's chain.backend")
+    parser.add_argument("--chain", help="which EVM settles it (py-evm, revm or rpc), in place of the config's chain.backend")
     parser.add_argument("--force", action="store_true", help="replace an older run in DIR")
     parser.add_argument("--journal", action="store_true", help="also keep every input event and decision")
     parser.set_defaults(command=_run)

@@ -27,12 +27,14 @@ from lattice_core.events import (
     Probe,
     Probed,
     Progress,
+    Receipt,
     Status,
     Submit,
     Tick,
 )
 from lattice_core.nexus import Nexus
 from lattice_core.service import RECEIPT_TOK
+from lattice_core.standing import standing
 from lattice_core.state import UP
 from lattice_core.units import NANO
 from lattice_live.history import History
@@ -256,8 +258,10 @@ class Driver:
             answer.end(command)
 
     def _submit(self, command: Submit) -> None:
+        said = standing(self.nexus, self.nexus.count("now_ns"))
+
         async def settle() -> None:
-            outcome = await self._settlement.settle(command.batch)
+            outcome = await self._settlement.settle(command.batch, said)
             if outcome.failure:
                 print(f"lattice: epoch {command.batch.epoch} was not settled: {outcome.failure}", file=sys.stderr)
             self._history.settle(outcome.settled, outcome.operations)
@@ -285,4 +289,5 @@ _DO: dict[type, Callable[[Driver, Any], None]] = {
     Audit: Driver._audit,
     Status: Driver._status,
     Submit: Driver._submit,
+    Receipt: lambda driver, command: None,
 }

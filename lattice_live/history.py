@@ -6,7 +6,7 @@ from lattice_core.census import users
 from lattice_core.chain.bridge import Operation
 from lattice_core.chain.contracts import Settled
 from lattice_core.config import Config
-from lattice_core.events import Arrive, BatchConfirmed, BatchFailed, CloseEpoch, Command, Event, Status, Submit
+from lattice_core.events import Arrive, BatchConfirmed, BatchFailed, BatchLapsed, CloseEpoch, Command, Event, Status, Submit
 from lattice_core.invariants import check
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
@@ -44,7 +44,7 @@ class History:
             self._observe(event.t_ns)  # an epoch whose batches are still under way waits no longer
             self._closing = event.epoch
             self._awaited += sum(isinstance(command, Submit) for command in commands)
-        elif isinstance(event, BatchConfirmed | BatchFailed):
+        elif isinstance(event, BatchConfirmed | BatchFailed | BatchLapsed):
             self._awaited -= 1
         if self._awaited == 0:
             self._observe(event.t_ns)

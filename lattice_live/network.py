@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from lattice_core.batch import Chunk
 from lattice_core.census import NodeEntry, nodes
 from lattice_core.config import Config, ConfigError
-from lattice_core.events import EVENTS, BatchConfirmed, BatchFailed, Submit
+from lattice_core.events import EVENTS, BatchConfirmed, BatchFailed, BatchLapsed, Submit
 from lattice_core.nexus import Nexus
+from lattice_core.standing import Standing, standing
 from lattice_live.driver import Driver
 from lattice_live.folder import Folder, FolderError
 from lattice_live.history import History
@@ -34,6 +35,8 @@ def launched(config: Config) -> Config:
 
     Raises ConfigError.
     """
+    if config.chain.backend == "rpc":
+        raise ConfigError(f"{config.name}: chain.backend: must be py-evm or revm in live mode, not rpc")
     populations = []
     for population in config.nodes:
         count = config.live.launch.get(population.name, 0)
@@ -115,16 +118,19 @@ async def _recover(
     history = History(live, nexus, opened.operations)
     for fact in opened.facts:
         history.see(fact, nexus.handle(fact))
-    batches: dict[tuple[int, int], Chunk] = {}
+    batches: dict[tuple[int, int], tuple[Chunk, Standing]] = {}
     for event in held[len(opened.facts) :]:
-        if isinstance(event, BatchConfirmed | BatchFailed):
-            outcome = await settlement.settle(batches.pop((event.epoch, event.chunk)))
+        if isinstance(event, BatchConfirmed | BatchFailed | BatchLapsed):
+            outcome = await settlement.settle(*batches.pop((event.epoch, event.chunk)))
             if outcome.fact._replace(t_ns=event.t_ns) != event:
                 raise FolderError(f"{folder.path}: must hold what the chain says, {outcome.fact}, not {event}")
             history.settle(outcome.settled, outcome.operations)
         commands = nexus.handle(event)
         history.see(event, commands)
-        batches |= {(c.batch.epoch, c.batch.chunk): c.batch for c in commands if isinstance(c, Submit)}
+        for command in commands:
+            if isinstance(command, Submit):
+                said = standing(nexus, nexus.count("now_ns"))
+                batches[command.batch.epoch, command.batch.chunk] = command.batch, said
     if folder.decisions.ahead:
         raise FolderError(f"{folder.decisions.path}: must hold what follows from the journal and no more")
-    return nexus, history, list(batches.values())
+    return nexus, history, [batch for batch, _ in batches.values()]

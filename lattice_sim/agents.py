@@ -14,10 +14,14 @@ from lattice_core.units import DAY_NS
 
 
 class View(NamedTuple):
-    """What agents see when an epoch begins: time, and the kernel's tables of accounts and nodes as they are then."""
+    """What agents see when an epoch begins: time, and the kernel's tables of accounts and nodes as they are then.
+
+    What is withdrawn stays locked until so many epochs after that of the request have passed.
+    """
 
     epoch: int
     t_ns: int
+    locked_epochs: int
     accounts: Rows
     nodes: Rows
 
@@ -29,31 +33,54 @@ class TopUp(NamedTuple):
     nlai: int
 
 
+class RequestWithdrawal(NamedTuple):
+    """Ask to have `nlai` of purchased credit back into the wallet, in all."""
+
+    account: int
+    nlai: int
+
+
+class Withdraw(NamedTuple):
+    """Take what was asked for, once the escrow is no longer locked."""
+
+    account: int
+
+
 class Claim(NamedTuple):
     """Have the chain pay out what the node has earned."""
 
     node: int
 
 
-type Action = TopUp | Claim
+type Action = TopUp | RequestWithdrawal | Withdraw | Claim
 
 
 class User(mesa.Agent):
-    """Keeps the escrow filled from the wallet, while there is something in it."""
+    """Keeps the escrow between what a top-up fills and what may be too much, while there is something in the wallet."""
 
     def __init__(self, model: mesa.Model, entry: UserEntry) -> None:
         super().__init__(model)
         self.entry = entry
         self.key = entry.key
-        self.wallet_nlai = entry.population.budget.wallet_nlai
+        self._asked_in: int | None = None
+        self._topped_up_nlai = 0
 
     def propose(self, view: View) -> Iterable[Action]:
-        """A top-up when less than one is left."""
-        budget = self.entry.population.budget
-        amount = min(budget.top_up_nlai, self.wallet_nlai)
-        if amount and view.accounts[self.entry.account]["free_nlai"] < budget.top_up_nlai:
-            self.wallet_nlai -= amount
-            yield TopUp(self.entry.account, amount)
+        """A top-up when less than one is left; a withdrawal of what is too much, and its payment when it has thawed."""
+        budget, account = self.entry.population.budget, self.entry.account
+        held = view.accounts[account]
+        free_nlai = int(held["free_nlai"])
+        wallet_nlai = budget.wallet_nlai + int(held["withdrawn_nlai"]) - self._topped_up_nlai
+        amount = min(budget.top_up_nlai, wallet_nlai)
+        if amount and free_nlai < budget.top_up_nlai:
+            self._topped_up_nlai += amount
+            yield TopUp(account, amount)
+        elif held["withdrawing_nlai"]:
+            if self._asked_in is not None and view.epoch > self._asked_in + view.locked_epochs:
+                yield Withdraw(account)
+        elif budget.withdraw_above_nlai is not None and free_nlai > budget.withdraw_above_nlai:
+            self._asked_in = view.epoch
+            yield RequestWithdrawal(account, free_nlai - budget.withdraw_above_nlai)
 
 
 class Operator(mesa.Agent):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lattice_core import census, service, streams
+from lattice_core.chain.abi import keccak
 from lattice_core.config import Config
 from lattice_core.events import (
     Arrive,
@@ -31,11 +32,13 @@ from lattice_core.events import (
     Probe,
     Probed,
     Progress,
+    Receipt,
     Status,
     Submit,
     Tick,
 )
 from lattice_core.nexus import Nexus
+from lattice_core.receipts import Receipts
 from lattice_core.records import Records
 from lattice_core.state import COMPLETED, KINDS, NODE_LOST, NODE_REFUSED, PRIVACY, PUBLIC
 from lattice_core.units import DAY_NS, HOUR_NS, NANO, NEVER_NS
@@ -113,6 +116,7 @@ class ReferenceEngine:
         self._changes = 0
         self._kinds = [KINDS.index(model.kind) for model in config.models.values()]
         self.submissions: list[Submit] = []
+        self.receipts = Receipts(keccak)
         self._reservation_ns = config.routing.reservation_ns
         self._workloads = [workload(config, population) for population in config.users]
         self._first_account = list(census.first_accounts(config))
@@ -423,4 +427,5 @@ _OBEY: dict[type, Any] = {
     Audit: ReferenceEngine._audit,
     Status: ReferenceEngine._status,
     Submit: lambda engine, command: engine.submissions.append(command),
+    Receipt: lambda engine, command: engine.receipts.add(command),
 }

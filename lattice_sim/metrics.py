@@ -15,13 +15,13 @@ CUTS = ("burned_nlai", "treasury_nlai", "auditors_nlai", "delegators_nlai", "ope
 
 
 def summary(
-    epochs: pd.DataFrame, nodes: pd.DataFrame, requests: pd.DataFrame, gas_measured: pd.DataFrame, every: int = 1
+    epochs: pd.DataFrame, nodes: pd.DataFrame, requests: pd.DataFrame, transactions: pd.DataFrame, every: int = 1
 ) -> dict[str, Any]:
     """Every metric of a run whose `requests` hold each `every`-th request; None where there is nothing to measure."""
     horizon_s = to_s(horizon_ns(epochs))
     arrived = int(epochs["arrived"].sum())
     settled_nlai = int(epochs[["purchased_nlai", "faucet_nlai"]].to_numpy().sum())
-    settles = gas_measured[gas_measured["operation"] == "settle"]
+    settles = transactions[transactions["operation"] == "settle"]
     return {
         "horizon_s": horizon_s,
         "arrived": arrived,
@@ -40,8 +40,8 @@ def summary(
         "revenue_gini": gini(revenue_nlai(nodes).to_numpy()),
         **{cut: int(epochs[cut].sum()) for cut in CUTS},
         "faucet_share": _ratio(epochs["faucet_nlai"].sum(), settled_nlai),
-        "gas": int(gas_measured["gas_used"].sum()) if len(gas_measured) else None,
-        "gas_per_user": _ratio(settles["gas_used"].sum(), settles["entries"].sum()),
+        "gas": int(transactions["gas"].sum()),
+        "gas_per_user": _ratio(settles["gas"].sum(), settles["entries"].sum()),
         **littles_law(requests, epochs, every),
     }
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import mesa
 
 from lattice_core import census, invariants
+from lattice_core.chain.backends import chain_of
 from lattice_core.chain.bridge import Bridge
 from lattice_core.chain.contracts import Settled
 from lattice_core.chain.port import Reverted
-from lattice_core.chain.pyevm import PyEvm
 from lattice_core.config import Config, parse, revise
-from lattice_core.events import CloseEpoch, Submit
+from lattice_core.events import CloseEpoch, Event, Submit
 from lattice_core.nexus import Nexus, Sink
 from lattice_core.records import TABLES, Records
+from lattice_core.standing import standing
 from lattice_core.streams import AGENTS, bits
-from lattice_core.units import NANO
-from lattice_sim.agents import Action, Claim, Operator, TopUp, User, View
+from lattice_sim.agents import Action, Claim, Operator, RequestWithdrawal, TopUp, User, View, Withdraw
 from lattice_sim.engine import ReferenceEngine
 
 
@@ -53,10 +53,9 @@ class LatticeModel(mesa.Model):
         self.records = Records(config)
         self.nexus = Nexus(config, journal, decisions)
         self.engine = ReferenceEngine(config, self.nexus, self.records)
-        self.chain = PyEvm()
+        self.chain = chain_of(config)
         self.bridge = Bridge(self.chain, config)
-        for fact in self.bridge.open(config, 0):
-            self.engine.tell(fact)
+        self._tell(self.bridge.open(config, 0))
         for user in census.users(config):
             User(self, user)
         for node in self.engine.nodes:
@@ -83,26 +82,31 @@ class LatticeModel(mesa.Model):
     def decide(self) -> None:
         """Every agent proposes; proposals are carried out in an order that nobody can foresee or choose."""
         accounts, nodes = self.nexus.table("accounts"), self.nexus.table("nodes")
-        view = View(self.epoch, self.t_ns, accounts[accounts["known"] == 1], nodes[nodes["key"] != 0])
+        locked_epochs = self.config.chain.grace_epochs + self.config.chain.collection_epochs
+        view = View(self.epoch, self.t_ns, locked_epochs, accounts[accounts["known"] == 1], nodes[nodes["key"] != 0])
         agents = sorted(self.agents, key=lambda agent: (bits(self.config.seed, AGENTS, agent.key, self.epoch), agent.key))
         self.perform([action for agent in agents for action in agent.propose(view)])
 
     def perform(self, actions: list[Action]) -> None:
         """Send the actions to the chain and tell the kernel what came of them."""
         top_ups = [(action.account, action.nlai) for action in actions if isinstance(action, TopUp)]
-        for fact in self.bridge.deposit(top_ups, self.t_ns):
-            self.engine.tell(fact)
+        self._tell(self.bridge.deposit(top_ups, self.t_ns))
         for action in actions:
-            if isinstance(action, Claim):
-                self.bridge.claim(action.node, census.address(self.engine.nodes[action.node].key))
+            match action:
+                case RequestWithdrawal(account, nlai):
+                    self._tell(self.bridge.request_withdrawal(account, nlai, self.t_ns))
+                case Withdraw(account):
+                    self._tell(self.bridge.withdraw(account, self.t_ns))
+                case Claim(node):
+                    self.bridge.claim(node)
 
     def serve(self) -> None:
         """The epoch's requests."""
         self.engine.run_until((self.epoch + 1) * self.config.chain.epoch_ns)
 
     def settle(self) -> tuple[list[Settled], Reverted | None]:
-        """One batch to the chain, in chunks; what was settled, and the revert that stopped it if one did."""
-        self.chain.advance_block(max(1, self.config.chain.epoch_ns // NANO))
+        """One batch to the chain, in chunks, and a report on the nodes; what was settled, and the revert that stopped it."""
+        self.bridge.reach_end(self.epoch)
         self.engine.tell(CloseEpoch(self.t_ns, self.epoch))
         submissions, self.engine.submissions = self.engine.submissions, []
         settled: list[Settled] = []
@@ -114,11 +118,20 @@ class LatticeModel(mesa.Model):
                 return settled, failure
             self.engine.tell(fact)
             settled.append(chunk)
+        self.bridge.report(self.epoch, standing(self.nexus, self.t_ns))
+        if self.config.economics.bonus.per_day_nlai:
+            self.bonus_nlai += self.bridge.share_bonus(self.merits.weigh(self.nexus, self.t_ns))
+        if not any(len(chunk.skipped) for chunk in settled):
+            self.engine.receipts.forget(self.epoch)
         return settled, None
 
     def _give_up(self, submissions: list[Submit]) -> None:
         for submission in submissions:
             self.engine.tell(self.bridge.failed(submission.batch, self.t_ns))
+
+    def _tell(self, facts: list[Event]) -> None:
+        for fact in facts:
+            self.engine.tell(fact)
 
     def observe(self, settled: list[Settled]) -> None:
         """Check that no nanoLAI and no request is lost, and write the epoch down."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from lattice_core.records import SETUP
 from lattice_core.units import DAY_NS, HOUR_NS, MINUTE_NS, NANO
 from lattice_sim import metrics
 from lattice_sim.rundir import Run
@@ -209,22 +210,22 @@ def gas(run: Run, figure: Figure) -> None:
     """Gas of each epoch's transactions, and of one user's entry in a settlement."""
     used, each = figure.subplots(1, 2, width_ratios=(1.4, 1))
     time = _time(run)
-    measured = run.gas_measured[run.gas_measured["epoch"] >= 0]
+    sent = run.transactions[run.transactions["epoch"] != SETUP]
     edges = _edges(run) / time.ns
     base = np.zeros(len(run.epochs))
-    operations = sorted(measured["operation"].unique(), key=lambda name: (name != "settle", name))
+    operations = sorted(sent["operation"].unique(), key=lambda name: (name != "settle", name))
     for name, colour in zip(operations, _cycle(len(operations)), strict=True):
-        by_epoch = measured[measured["operation"] == name].groupby("epoch")["gas_used"].sum()
+        by_epoch = sent[sent["operation"] == name].groupby("epoch")["gas"].sum()
         top = base + by_epoch.reindex(run.epochs["epoch"], fill_value=0).to_numpy() / 1e6
         used.stairs(top, edges, baseline=base, fill=True, color=colour, label=name)
         base = top
     used.set_title("Gas in each epoch, millions")
     used.set_ylim(bottom=0)
-    settles = measured[measured["operation"] == "settle"].groupby("epoch")[["gas_used", "entries"]].sum()
+    settles = sent[sent["operation"] == "settle"].groupby("epoch")[["gas", "entries"]].sum()
     settles = settles[settles["entries"] > 0]
     t = pd.Series(edges[1:], index=run.epochs["epoch"])[settles.index]
     if len(settles):
-        each.plot(t, settles["gas_used"] / settles["entries"], color=BLUE, marker="o", markersize=3)
+        each.plot(t, settles["gas"] / settles["entries"], color=BLUE, marker="o", markersize=3)
     each.margins(y=0.15)
     each.set_ylim(bottom=0)
     each.yaxis.set_major_formatter(FuncFormatter(lambda gas, _: f"{gas:,.0f}"))

@@ -121,15 +121,15 @@ def _fees_caption(run: Run, summary: dict[str, Any]) -> str:
 
 
 def _gas_caption(run: Run, summary: dict[str, Any]) -> str:
-    founding = run.gas_measured[run.gas_measured["epoch"] == SETUP]
+    founding = run.transactions[run.transactions["epoch"] == SETUP]
     chain = run.manifest["config"]["chain"]
     gwei, usd = chain["gas_price_gwei"], chain["eth_usd"]
     entry_usd = (summary["gas_per_user"] or 0.0) * gwei * 1e-9 * usd
     return (
-        "What settling costs the chain, as measured by the EVM: a settlement has a fixed part, so that gas per user falls as "
-        f"more users share one. n = {len(run.transactions) - len(founding):,} transactions; founding the network took another "
-        f"{len(founding):,} and {founding['gas_used'].sum() / 1e6:,.1f} million gas. At {gwei:g} gwei and {usd:,.0f} dollars "
-        f"for an ether, a user's entry costs {entry_usd:.2g} dollars."
+        "What settling costs the chain, by a model fitted on an EVM: a settlement has a fixed part, so that gas per user falls "
+        f"as more users share one. n = {len(run.transactions) - len(founding):,} transactions; founding the network took "
+        f"another {len(founding):,} and {founding['gas'].sum() / 1e6:,.1f} million gas. At {gwei:g} gwei and {usd:,.0f} "
+        f"dollars for an ether, a user's entry costs {entry_usd:.2g} dollars."
     )
 
 
@@ -189,18 +189,19 @@ def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
             for name, rows in run.nodes.groupby("population")
         ],
     )
-    gas = run.gas_measured.set_index("transaction")["gas_used"]
+    measured = run.gas_measured.groupby("operation")["gas_used"].sum()
     yield _table(
         "Transactions",
-        ("operation", "sent", "reverted", "entries", "gas", "gas each"),
+        ("operation", "sent", "reverted", "entries", "gas", "gas each", *(("measured",) if len(measured) else ())),
         [
             (
                 str(name),
                 f"{len(rows):,}",
                 f"{(rows['status'] == 'reverted').sum():,}",
                 f"{rows['entries'].sum():,}",
-                _number(float(gas.reindex(rows["transaction"]).sum(min_count=1))),
-                _number(float(gas.reindex(rows["transaction"]).mean())),
+                _number(rows["gas"].sum()),
+                _number(rows["gas"].mean()),
+                *((_number(measured.get(name)),) if len(measured) else ()),
             )
             for name, rows in run.transactions.groupby("operation")
         ],

@@ -100,7 +100,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Every metric of docs/metrics.md."""
         every = self.manifest["requests"]["every"]
-        return metrics.summary(self.epochs, self.nodes, self.requests, self.gas_measured, every)
+        return metrics.summary(self.epochs, self.nodes, self.requests, self.transactions, every)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the run directory. Raises ConfigError if `folder` exists, unless `force` replaces a run."""

@@ -77,7 +77,7 @@ def _simulate(
                 on_epoch(model)
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except Reverted as error:
+    except (Reverted, ConnectionError) as error:
         status, reason = FAILED, str(error)
     else:
         beyond_horizon = model.engine.beyond_horizon()

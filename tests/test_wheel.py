@@ -45,7 +45,7 @@ def test_each_package_comes_from_the_wheel(python: Path, tmp_path: Path, package
     assert Path(where.strip()).is_relative_to(python.parents[1])
 
 
-def test_the_wheel_carries_experiments_artifacts_and_types(python: Path) -> None:
+def test_the_wheel_carries_experiments_artifacts_the_gas_model_and_types(python: Path) -> None:
     (site,) = python.parents[1].glob("lib/python*/site-packages")
     shipped = {path.relative_to(ROOT / "experiments") for path in (ROOT / "experiments").rglob("*.yaml")}
     assert shipped
@@ -53,6 +53,7 @@ def test_the_wheel_carries_experiments_artifacts_and_types(python: Path) -> None
     artifacts = [path.relative_to(ROOT) for path in (ROOT / "lattice_core").rglob("*.json")]
     assert artifacts
     assert all((site / path).read_bytes() == (ROOT / path).read_bytes() for path in artifacts)
+    assert (site / "lattice_core/gas.json").read_bytes() == (ROOT / "contracts/gas.json").read_bytes()
     assert (site / "lattice_core/py.typed").exists()
 
 

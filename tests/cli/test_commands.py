@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice_cli import bench
+from lattice_cli.bench import engine
 from lattice_cli.main import main
 from lattice_core.capacity import utilisation
 from lattice_core.config import schema
@@ -157,9 +157,9 @@ def test_schema_prints_the_schema_of_a_config(capsys: pytest.CaptureFixture[str]
 
 @given(st.integers(1, 2000), st.integers(1, 10**6))
 def test_the_bench_asks_for_seventy_percent_of_its_nodes(nodes: int, requests: int) -> None:
-    config = bench.network(nodes, requests, "reference")
+    config = engine.network(nodes, requests, "reference")
     assert sum(population.count for population in config.nodes) == nodes
-    assert utilisation(config, next(iter(config.models))) == pytest.approx([bench.LOAD] * 24)
+    assert utilisation(config, next(iter(config.models))) == pytest.approx([engine.LOAD] * 24)
 
 
 def test_the_bench_reports_what_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,3 +169,67 @@ def test_the_bench_reports_what_it_measured(capsys: pytest.CaptureFixture[str]) 
     assert list(said) == names
     assert said["nodes"] == 3
     assert said["requests"] > 0
+
+
+@pytest.fixture
+def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bench of gas in seconds: a small settlement, and few sizes."""
+    from lattice_cli.bench import costs
+
+    sizes = {1: [(1,), (5,)], 2: [(2, 1), (20, 2), (40, 8)]}
+    monkeypatch.setattr(costs, "GRIDS", {name: sizes.get(len(grid[0]), grid) for name, grid in costs.GRIDS.items()})
+    monkeypatch.setattr(costs, "USERS", 40)
+    monkeypatch.setattr(costs, "NODES", 4)
+
+
+@pytest.mark.usefixtures("small_grids")
+def test_the_bench_of_gas_writes_the_model_it_has_measured_and_takes_a_settlement_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lattice_core.chain import gas
+
+    monkeypatch.setattr(gas, "IN_CHECKOUT", tmp_path / "gas.json")
+    assert main(["bench", "gas", "--json", "--write"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    model = gas.GasModel.parse((tmp_path / "gas.json").read_text())
+    assert json.loads(json.dumps(model.operations())) == said["operations"]
+    assert set(model.prices) == set(gas.load().prices)
+    assert all(fit.error_ppm < 20_000 for fit in model.fits.values())
+    settle = said["settle_1000_100"]
+    user, node, base = (sum(settle["breakdown"][share].values()) for share in ("per_user", "per_node", "base"))
+    assert 40 * user + 4 * node + base == pytest.approx(settle["gas"])
+    assert settle["gas_per_user"] == settle["gas"] / 40
+    assert said["settle_1000_100_s"] > 0
+    assert "revm_over_py_evm" in said
+
+
+def test_the_bench_of_gas_writes_only_in_a_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattice_core.chain.gas.IN_CHECKOUT", tmp_path / "contracts" / "gas.json")
+    assert main(["bench", "gas", "--write"]) == 2
+    assert "--write: needs a checkout" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_grids")
+def test_the_bench_of_gas_prints_a_row_for_each_operation(capsys: pytest.CaptureFixture[str]) -> None:
+    from lattice_core.chain import gas
+
+    assert main(["bench", "gas"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
+    assert set(gas.load().prices) < set(rows)
+
+
+def test_a_run_is_refused_in_one_line_if_the_gas_model_is_of_other_contracts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lattice_core.chain import bridge, gas
+
+    monkeypatch.setattr(gas, "contracts_hash", lambda: "of other contracts")
+    monkeypatch.setattr(bridge, "load", gas.load.__wrapped__)
+    assert main(["run", "local.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "gas.json: contracts_sha256: must be of other contracts" in said
+    assert "lattice bench gas --write" in said
+    assert said.count("\n") == 1
+    assert not list(folder.glob("runs/*"))

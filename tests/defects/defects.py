@@ -14,6 +14,7 @@ class Defect(NamedTuple):
 
 
 KERNEL = "tests/invariants/test_kernel_invariants.py"
+SHADOWS = "tests/chain/test_shadows.py"
 
 DEFECTS = [
     Defect(
@@ -80,11 +81,53 @@ DEFECTS = [
         test="tests/chain/test_settlement.py::test_inv_9_the_contract_settles_as_its_shadow_does",
     ),
     Defect(
+        invariant="INV-9",
+        file="lattice_core/registration.py",
+        find="paid - -paid * terms.rise_ppm // PPM",
+        replace="paid + paid * terms.rise_ppm // PPM",
+        test=f"{SHADOWS}::test_inv_9_joins_burn_what_their_shadow_says",
+    ),
+    Defect(
+        invariant="INV-9",
+        file="lattice_core/faucet.py",
+        find="Budget(left - nlai, now_s, budget.half_life_s)",
+        replace="Budget(left - nlai, budget.since_s, budget.half_life_s)",
+        test=f"{SHADOWS}::test_inv_9_the_faucet_grants_what_its_shadow_has_left",
+    ),
+    Defect(
+        invariant="INV-9",
+        file="lattice_core/rewards.py",
+        find="min(grown, treasury_nlai + mintable_nlai)",
+        replace="grown",
+        test=f"{SHADOWS}::test_inv_9_bonuses_are_paid_as_their_shadow_says",
+    ),
+    Defect(
+        invariant="INV-9",
+        file="lattice_core/slashing.py",
+        find="taken * reporter_ppm // PPM",
+        replace="-(-taken * reporter_ppm // PPM)",
+        test=f"{SHADOWS}::test_inv_9_slashes_take_what_their_shadow_says",
+    ),
+    Defect(
+        invariant="INV-9",
+        file="lattice_core/escrow.py",
+        find="now_s >= closed_s",
+        replace="now_s > closed_s",
+        test=f"{SHADOWS}::test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says",
+    ),
+    Defect(
         invariant="INV-10",
-        file="lattice_core/facts.py",
-        find=" and chunk_at(S, chunk).epoch == epoch",
+        file="lattice_core/batches.py",
+        find=" and batch_at(S, batch).epoch == epoch",
         replace="",
         test=f"{KERNEL}::test_inv_10_a_batch_that_is_confirmed_again_pays_nobody_again",
+    ),
+    Defect(
+        invariant="INV-10",
+        file="lattice_core/batches.py",
+        find="    a.overdue_nlai += owed.nlai\n",
+        replace="    a.debit_nlai += owed.nlai\n",
+        test=f"{KERNEL}::test_inv_10_what_a_batch_skips_or_lets_lapse_is_left_to_the_vouchers_and_no_batch_pays_it",
     ),
     Defect(
         invariant="INV-11",
@@ -106,6 +149,13 @@ DEFECTS = [
         find=" or (r.privacy == LOCAL and n.owner != r.account)",
         replace="",
         test=f"{KERNEL}::test_inv_13_a_local_request_runs_on_its_owners_nodes_only",
+    ),
+    Defect(
+        invariant="INV-14",
+        file="lattice_core/rewards.py",
+        find="min(pool_nlai * part // total, cap(burned, returned_ppm))",
+        replace="pool_nlai * part // total",
+        test="tests/core/test_rewards.py::test_inv_14_no_bonus_exceeds_the_returned_part_of_what_was_burned",
     ),
     Defect(
         invariant="INV-15",

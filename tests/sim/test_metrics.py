@@ -73,7 +73,7 @@ def test_littles_law_notices_a_request_that_the_kernel_counts_and_no_row_tells_o
 
 def test_the_page_names_every_metric_of_a_summary_in_order() -> None:
     frames = {table: pd.DataFrame({column: [] for column in columns}) for table, columns in TABLES.items()}
-    summary = metrics.summary(*(frames[name] for name in ("epochs", "nodes", "requests", "gas_measured")))
+    summary = metrics.summary(*(frames[name] for name in ("epochs", "nodes", "requests", "transactions")))
     assert _names(PAGE.partition("## Files")[0]) == list(summary)
 
 

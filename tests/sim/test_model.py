@@ -200,9 +200,9 @@ def test_the_epoch_whose_settlement_reverts_is_on_record_and_nothing_is_lost(for
     last = settles & (transactions["epoch"] == 1)
     assert transactions["status"][settles & (transactions["epoch"] == 0)].tolist() == ["ok"] * 3
     assert transactions["status"][last].tolist() == ["ok", "reverted"], "the third was never sent"
-    accounts, chunks = nexus.table("accounts"), nexus.table("chunks")
-    assert chunks["pending"].tolist()[:3] == [0, 1, 1]
-    assert chunks["failed"].tolist()[:3] == [0, 1, 1]
+    accounts, batches = nexus.table("accounts"), nexus.table("batches").reshape(-1, int(nexus.table("params")[0]["ring"]))
+    assert batches["pending"][:3, 1].tolist() == [0, 1, 1]
+    assert batches["failed"][:3, 1].tolist() == [0, 1, 1]
     assert accounts["unsettled_nlai"][:2].sum() == 0
     assert accounts["unsettled_nlai"][2:].sum() > 0
     assert sum(records.columns("epochs")["purchased_nlai"]) == accounts["spent_nlai"].sum()

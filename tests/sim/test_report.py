@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lattice_core.records import Records
-from lattice_sim import networks, run
+from lattice_sim import networks, pictures, run
 from lattice_sim.report import report
 from lattice_sim.rundir import Run
 
@@ -68,6 +68,14 @@ def test_every_picture_is_a_picture_and_every_caption_says_n(page: Page, text: s
 def test_the_page_is_the_same_each_time_and_tells_neither_time_nor_engine(done: Run, text: str) -> None:
     timed = replace(done, manifest={**done.manifest, "timings": {"epochs_s": 12.3456}, "engine": "another", "cpu": "another"})
     assert report(timed) == text
+
+
+def test_what_was_measured_of_gas_stands_beside_the_models_if_anything_was(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "svg", lambda *_: b"")
+    unmeasured, measured = (report(run) for run in (replace(done, gas_measured=done.gas_measured[:0]), done))
+    assert "<th>measured</th>" in measured
+    assert "<th>measured</th>" not in unmeasured
+    assert unmeasured.partition("<h2>Transactions</h2>")[0] == measured.partition("<h2>Transactions</h2>")[0]
 
 
 def test_a_run_that_stopped_says_so_and_why(done: Run) -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from lattice_core import records
-from lattice_core.chain.contracts import Tokenomics
+from lattice_core.chain.contracts.tokenomics import Tokenomics
+from lattice_core.chain.gas import load
 from lattice_core.chain.port import Receipt
 from lattice_core.config import Config, ConfigError
 from lattice_core.records import TABLES
@@ -87,6 +88,28 @@ def test_what_users_paid_is_what_nodes_were_owed_and_where_the_fees_went(folder:
     parts = [summary[f"{part}_nlai"] for part in ("burned", "treasury", "auditors", "delegators", "operators")]
     assert spent == settled == summary["settled_nlai"] == sum(parts) > 0
     assert summary["charged_nlai"] == done.requests["fee_nlai"].sum()
+
+
+def test_a_users_credit_is_all_in_the_places_that_the_table_names(folder: Path) -> None:
+    """INV-1, in the files."""
+    users = load_run(folder).users
+    places = ["free_nlai", "held_nlai", "debit_nlai", "unsettled_nlai", "overdue_nlai", "spent_nlai"]
+    assert (users["deposited_nlai"] == users[[*places, "withdrawn_nlai"]].sum(axis=1)).all()
+    assert (users["granted_nlai"] == users[[f"faucet_{place}" for place in places]].sum(axis=1)).all()
+
+
+def test_every_transaction_has_the_models_gas_whatever_the_chain_measured(folder: Path) -> None:
+    done = load_run(folder)
+    sent = done.transactions
+    assert list(sent["gas"]) == [
+        load().gas(*row) for row in zip(sent["operation"], sent["entries"], sent["nodes"], strict=True)
+    ]
+    assert done.summary()["gas"] == sent["gas"].sum()
+    settles = sent[sent["operation"] == "settle"]
+    assert (settles["nodes"] > 0).all()
+    assert done.summary()["gas_per_user"] == pytest.approx(settles["gas"].sum() / settles["entries"].sum())
+    measured = done.gas_measured[(done.gas_measured["operation"] == "settle") & (done.gas_measured["epoch"] > 0)]
+    assert list(measured["gas_used"]) == pytest.approx(list(sent["gas"][measured["transaction"]]), rel=0.02)
 
 
 def test_of_many_requests_every_kth_is_kept_and_the_manifest_says_so(

@@ -1,4 +1,4 @@
-"""`lattice bench`: how fast it is here."""
+"""`lattice bench engine`: how fast requests are served here."""
 
 import argparse
 import json
@@ -14,9 +14,7 @@ RUNS = 3
 
 
 def add(subparsers: Any) -> None:
-    parser = subparsers.add_parser("bench", help="measure speed")
-    what = parser.add_subparsers(metavar="WHAT", required=True)
-    engine = what.add_parser("engine", help="requests per second through an engine and the whole kernel")
+    engine = subparsers.add_parser("engine", help="requests per second through an engine and the whole kernel")
     engine.add_argument("--nodes", type=_some, default=72, metavar="N", help="nodes, in the baseline's proportions (72)")
     engine.add_argument("--requests", type=_some, default=50_000, metavar="R", help="requests to serve, about (50000)")
     engine.add_argument("--engine", default="reference", help="which engine (reference)")
@@ -100,7 +98,16 @@ def network(nodes: int, requests: int, engine: str) -> Any:
     ]
     (users,) = document["users"]
     users = {**users, "count": max(1, users["count"] * nodes // whole), "workload": {"poisson": {"requests_per_day": 1.0}}}
-    config = revise(config, {"nodes": kept, "users": [users], "routing.policy": "score_sampled", "sim.engine": engine})
+    config = revise(
+        config,
+        {
+            "nodes": kept,
+            "users": [users],
+            "routing.policy": "score_sampled",
+            "sim.engine": engine,
+            "economics.registration.rise": 0,  # else a thousand joins at once burn the supply
+        },
+    )
     (model,) = config.models
     requests_per_day = LOAD / utilisation(config, model)[0]
     return revise(
