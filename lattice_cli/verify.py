@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lattice_core.config import ConfigError
 
 if TYPE_CHECKING:
-    from lattice_core.verification import Settlement
+    from lattice_core.settlement import Settlement
 
 
 def add(subparsers: Any) -> None:
@@ -61,7 +61,7 @@ def _differences(expected: Iterable["Settlement"], found: Iterable["Settlement"]
 
 def _recorded(frame: Any) -> list["Settlement"]:
     """What the run wrote down of the chain's events."""
-    from lattice_core.verification import Settlement
+    from lattice_core.settlement import Settlement
 
     return [Settlement(*(int(value) for value in row)) for row in frame[list(Settlement._fields)].itertuples(index=False)]
 

@@ -6,7 +6,7 @@ the middle leaves the epochs before it whole. Files, frames and pictures are mad
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lattice_core import census
 from lattice_core.config import Config
 from lattice_core.nexus import Nexus
+from lattice_core.settlement import Settlement
 from lattice_core.split import Cuts, Parts
 from lattice_core.state import FREE, NONE, OUTCOMES, REASONS, UP, Rows
 
@@ -48,6 +49,7 @@ TABLES: dict[str, dict[str, str]] = {
         "delegators_nlai": _INT,
         "operators_nlai": _INT,
         "skipped": _INT,
+        "bonus_nlai": _INT,
     },
     "nodes": {
         "epoch": _INT,
@@ -114,6 +116,7 @@ TABLES: dict[str, dict[str, str]] = {
         "reason": _TEXT,
         "fee_nlai": _INT,
     },
+    "settlements": dict.fromkeys(Settlement._fields, _INT),
     "transactions": {
         "transaction": _INT,
         "epoch": _INT,
@@ -163,19 +166,6 @@ class Operation(NamedTuple):
     gas_used: int | None
 
 
-class Settlement(Protocol):
-    """What settling a chunk did."""
-
-    @property
-    def debited(self) -> Parts: ...
-
-    @property
-    def cuts(self) -> Cuts: ...
-
-    @property
-    def skipped(self) -> NDArray[np.int64]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Observed:
     """An epoch's rows, and the kernel as it was at its end."""
@@ -184,6 +174,7 @@ class _Observed:
     nodes: Columns
     requests: NDArray[np.int64]
     operations: Sequence[Operation]
+    settled: Sequence[Settlement]
     in_flight: NDArray[np.int64]
     node_rows: Rows
     account_rows: Rows
@@ -243,8 +234,9 @@ class Records:
         operations: Sequence[Operation],
         settled: Sequence[Settlement],
         busy_slot_ns: NDArray[np.int64] | None = None,
+        bonus_nlai: int = 0,
     ) -> None:
-        """Keep the epoch that has ended at `t_ns`, with its transactions and what was settled.
+        """Keep the epoch that has ended at `t_ns`, with its transactions, what was settled and what was paid as a bonus.
 
         `busy_slot_ns`: slots taken × time of each node since the start, from a driver that can tell.
         """
@@ -274,6 +266,7 @@ class Records:
                     "busy_slot_ns": None if busy is None else int(busy.sum()),
                     "offered_slot_ns": (slots_before + slots_up) * (t_ns - start_ns) // 2,
                     **_sums(settled),
+                    "bonus_nlai": bonus_nlai,
                 },
                 nodes={
                     "epoch": np.full(len(nodes), epoch, np.int64),
@@ -289,6 +282,7 @@ class Records:
                 },
                 requests=_request_rows(self.requests),
                 operations=operations,
+                settled=settled,
                 in_flight=self._under_way(nexus),
                 node_rows=nodes,
                 account_rows=accounts,
@@ -337,6 +331,9 @@ class Records:
         columns["outcome"] = np.array([IN_FLIGHT, *OUTCOMES[1:]], object)[columns["outcome"]]
         columns["reason"] = np.array(REASONS, object)[columns["reason"]]
         return columns
+
+    def _settlements_columns(self) -> Columns:
+        return _stack([settlement._asdict() for observed in self._observed for settlement in observed.settled], "settlements")
 
     def _transactions_columns(self) -> Columns:
         return _stack([{**row, "status": "ok" if row["ok"] else "reverted"} for row in self._transactions()], "transactions")
@@ -389,7 +386,7 @@ def _sums(settled: Sequence[Settlement]) -> dict[str, int]:
     """What an epoch's settlements took from users, by credit, and where it went."""
     debited = Parts(*(sum(part) for part in zip(Parts(0, 0), *(chunk.debited for chunk in settled), strict=True)))
     cuts = Cuts(*(sum(part) for part in zip(Cuts(0, 0, 0, 0, 0), *(chunk.cuts for chunk in settled), strict=True)))
-    return {**debited._asdict(), **cuts._asdict(), "skipped": sum(len(chunk.skipped) for chunk in settled)}
+    return {**debited._asdict(), **cuts._asdict(), "skipped": sum(chunk.skipped for chunk in settled)}
 
 
 def _since(now: NDArray[Any], before: NDArray[Any] | None) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """What the chain must have settled, computed again from a journal: the kernel's batches, through the contracts' shadow."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,29 +19,8 @@ from lattice_core.events import (
 )
 from lattice_core.journal import JournalError, read
 from lattice_core.nexus import Nexus
-from lattice_core.split import Cuts, Parts, Rates, below_ceiling, credit, debit, split
-
-
-class Settlement(NamedTuple):
-    """What settling a chunk did, in nanoLAI: how many users were debited or skipped, what that came to, and where it went."""
-
-    epoch: int
-    chunk: int
-    users: int
-    nodes: int
-    skipped: int
-    purchased_nlai: int
-    faucet_nlai: int
-    burned_nlai: int
-    treasury_nlai: int
-    auditors_nlai: int
-    delegators_nlai: int
-    operators_nlai: int
-
-    @classmethod
-    def of(cls, batch: Chunk, skipped: int, debited: Parts, cuts: Cuts) -> "Settlement":
-        """Of a batch, of which the chain skipped so many users."""
-        return cls(batch.epoch, batch.chunk, len(batch.users) - skipped, len(batch.nodes), skipped, *debited, *cuts)
+from lattice_core.settlement import Settlement
+from lattice_core.split import Cuts, Rates, below_ceiling, credit, debit, split
 
 
 class Shadow:
@@ -83,10 +62,12 @@ class Shadow:
         earned: list[Any] = [np.zeros(self._nodes, np.int64) for _ in range(2)]
         rates = below_ceiling(self.rates, self.treasury_nlai)
         gross = batch.gross_purchased_nlai, batch.gross_faucet_nlai
-        cuts = Cuts(*credit(batch.nodes, *gross, Parts(*claimed), Parts(*applied), rates, *earned))
+        cuts = Cuts(*credit(batch.nodes, *gross, claimed, applied, rates, *earned))
         self.treasury_nlai += cuts.treasury_nlai
         skipped = batch.users[skips != 0]
-        return Settlement.of(batch, len(skipped), Parts(*applied), cuts), tuple(skipped.tolist())
+        users = len(batch.users) - len(skipped)
+        settlement = Settlement(batch.epoch, batch.chunk, users, len(skipped), len(batch.nodes), *applied, *cuts)
+        return settlement, tuple(skipped.tolist())
 
     def _balances(self, account: int) -> None:
         missing = account + 1 - len(self._purchased)

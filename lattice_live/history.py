@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from lattice_core.census import users
 from lattice_core.chain.bridge import Operation
-from lattice_core.chain.contracts import Settled
 from lattice_core.config import Config
 from lattice_core.events import Arrive, BatchConfirmed, BatchFailed, BatchLapsed, CloseEpoch, Command, Event, Status, Submit
 from lattice_core.invariants import check
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
+from lattice_core.settlement import Settlement
 
 
 class History:
@@ -25,10 +25,10 @@ class History:
         self._arrived: dict[int, Arrive] = {}
         self._closing: int | None = None
         self._awaited = 0
-        self._settled: list[Settled] = []
+        self._settled: list[Settlement] = []
         self._operations: list[Operation] = []
 
-    def settle(self, settled: Settled | None, operations: Sequence[Operation]) -> None:
+    def settle(self, settled: Settlement | None, operations: Sequence[Operation]) -> None:
         """What the chain did; to be told before the event that follows from it."""
         self._settled += [] if settled is None else [settled]
         self._operations += operations

@@ -37,6 +37,8 @@ def launched(config: Config) -> Config:
     """
     if config.chain.backend == "rpc":
         raise ConfigError(f"{config.name}: chain.backend: must be py-evm or revm in live mode, not rpc")
+    if config.economics.bonus.per_day_nlai:
+        raise ConfigError(f"{config.name}: economics.bonus.per_day: must be 0 in live mode, which does not weigh nodes")
     populations = []
     for population in config.nodes:
         count = config.live.launch.get(population.name, 0)

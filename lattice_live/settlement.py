@@ -8,10 +8,10 @@ from typing import NamedTuple
 from lattice_core.batch import Chunk
 from lattice_core.chain.backends import chain_of
 from lattice_core.chain.bridge import Bridge, Operation
-from lattice_core.chain.contracts import Settled
 from lattice_core.chain.port import Reverted
 from lattice_core.config import Config
 from lattice_core.events import Event
+from lattice_core.settlement import Settlement as Settled
 from lattice_core.standing import Standing
 
 

@@ -8,12 +8,14 @@ import mesa
 from lattice_core import census, invariants
 from lattice_core.chain.backends import chain_of
 from lattice_core.chain.bridge import Bridge
-from lattice_core.chain.contracts import Settled
 from lattice_core.chain.port import Reverted
 from lattice_core.config import Config, parse, revise
 from lattice_core.events import CloseEpoch, Event, Submit
+from lattice_core.merit import Merits
 from lattice_core.nexus import Nexus, Sink
 from lattice_core.records import TABLES, Records
+from lattice_core.rewards import Exponents
+from lattice_core.settlement import Settlement
 from lattice_core.standing import standing
 from lattice_core.streams import AGENTS, bits
 from lattice_sim.agents import Action, Claim, Operator, RequestWithdrawal, TopUp, User, View, Withdraw
@@ -50,6 +52,9 @@ class LatticeModel(mesa.Model):
         self.config = config
         self.epoch = 0
         self.epochs = config.sim.epochs
+        self.bonus_nlai = 0
+        """What the last settlement paid as a bonus."""
+        self.merits = Merits(Exponents())
         self.records = Records(config)
         self.nexus = Nexus(config, journal, decisions)
         self.engine = ReferenceEngine(config, self.nexus, self.records)
@@ -104,12 +109,12 @@ class LatticeModel(mesa.Model):
         """The epoch's requests."""
         self.engine.run_until((self.epoch + 1) * self.config.chain.epoch_ns)
 
-    def settle(self) -> tuple[list[Settled], Reverted | None]:
+    def settle(self) -> tuple[list[Settlement], Reverted | None]:
         """One batch to the chain, in chunks, and a report on the nodes; what was settled, and the revert that stopped it."""
         self.bridge.reach_end(self.epoch)
         self.engine.tell(CloseEpoch(self.t_ns, self.epoch))
         submissions, self.engine.submissions = self.engine.submissions, []
-        settled: list[Settled] = []
+        settled: list[Settlement] = []
         for number, submission in enumerate(submissions):
             try:
                 fact, chunk = self.bridge.settle(submission.batch, self.t_ns)
@@ -120,8 +125,8 @@ class LatticeModel(mesa.Model):
             settled.append(chunk)
         self.bridge.report(self.epoch, standing(self.nexus, self.t_ns))
         if self.config.economics.bonus.per_day_nlai:
-            self.bonus_nlai += self.bridge.share_bonus(self.merits.weigh(self.nexus, self.t_ns))
-        if not any(len(chunk.skipped) for chunk in settled):
+            self.bonus_nlai = self.bridge.share_bonus(self.merits.weigh(self.nexus, self.t_ns))
+        if not any(chunk.skipped for chunk in settled):
             self.engine.receipts.forget(self.epoch)
         return settled, None
 
@@ -133,11 +138,12 @@ class LatticeModel(mesa.Model):
         for fact in facts:
             self.engine.tell(fact)
 
-    def observe(self, settled: list[Settled]) -> None:
+    def observe(self, settled: list[Settlement]) -> None:
         """Check that no nanoLAI and no request is lost, and write the epoch down."""
         self.bridge.check_money()
         invariants.check(self.nexus)
-        self.records.observe(self.epoch, self.t_ns, self.nexus, self.bridge.drain(), settled, self.engine.busy_ns())
+        operations, busy_ns = self.bridge.drain(), self.engine.busy_ns()
+        self.records.observe(self.epoch, self.t_ns, self.nexus, operations, settled, busy_ns, self.bonus_nlai)
         self.datacollector.collect(self)
 
 

@@ -48,6 +48,7 @@ class Run:
     nodes: pd.DataFrame
     users: pd.DataFrame
     requests: pd.DataFrame
+    settlements: pd.DataFrame
     transactions: pd.DataFrame
     gas_measured: pd.DataFrame
 
@@ -60,8 +61,12 @@ class Run:
         reason: str = "",
         beyond_horizon: int | None = None,
         timings: Mapping[str, float] | None = None,
+        address_book: bytes | None = None,
     ) -> Self:
-        """The run of `config` that left `records`. `beyond_horizon`: requests of traces that would come after its end."""
+        """The run of `config` that left `records`. `beyond_horizon`: requests of traces that would come after its end.
+
+        `address_book`: where on its chain the contracts are to be found.
+        """
         frames = {table: _frame(table, records) for table in TABLES}
         manifest = {
             "format": FORMAT,
@@ -84,6 +89,7 @@ class Run:
             "contracts": {name: artifact(name).deployed_sha256 for name in names()},
             "engine": config.sim.engine,
             "chain": config.chain.backend,
+            "address_book": None if address_book is None else f"0x{address_book.hex()}",
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
             "cpu": _cpu(),

@@ -60,13 +60,13 @@ def _simulate(
     clock: Callable[[], float],
     stoppable: AbstractContextManager[object],
 ) -> Run:
-    records, beyond_horizon, status, reason = Records(config), None, COMPLETE, ""
+    records, beyond_horizon, address_book, status, reason = Records(config), None, None, COMPLETE, ""
     began = ready = clock()
     try:
         with stoppable:
             sinks = (journal.event, journal.decision) if journal else (None, None)
             model = LatticeModel(config, journal=sinks[0], decisions=sinks[1])
-            records, ready = model.records, clock()
+            records, address_book, ready = model.records, model.bridge.network.book.address, clock()
             while model.running:
                 observed = records.epochs
                 try:
@@ -82,4 +82,4 @@ def _simulate(
     else:
         beyond_horizon = model.engine.beyond_horizon()
     timings = {"set_up_s": ready - began, "epochs_s": clock() - ready}
-    return Run.of(config, records, status, reason, beyond_horizon, timings)
+    return Run.of(config, records, status, reason, beyond_horizon, timings, address_book)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "contracts" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 SOURCES = [path for folder in ("lattice_*", "contracts", "tests", "experiments") for path in ROOT.glob(f"{folder}/**/*.*")]
 
 LINK = re.compile(r"\[[^]]*\]\(([^)\s]*)\)", re.DOTALL)
@@ -112,6 +113,36 @@ def test_the_readmes_chat_is_one_that_the_gateway_takes() -> None:
     local = parse((ROOT / "experiments" / "local.yaml").read_text(), "local.yaml")
     assert Chat.model_validate_json(body).model in local.models
     assert f"http://{local.live.listen}/v1" in README
+
+
+def test_the_protocols_gas_table_is_the_model_that_ships() -> None:
+    from lattice_core.chain.gas import load
+
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|", section(PROTOCOL, "Gas"), re.MULTILINE)
+    table = {name: tuple(int(number.replace(",", "")) for number in numbers) for name, *numbers in rows}
+    assert table == {name: price[:3] for name, price in load().prices.items()}
+
+
+def test_the_protocols_script_reads_a_finished_run(capsys: pytest.CaptureFixture[str]) -> None:
+    from lattice_sim.model import LatticeModel
+    from tests.sim.served import plain
+
+    model = LatticeModel(plain({"chain.epoch": "1m", "sim.epochs": 1}))
+    model.step()
+    (source,) = BLOCK.findall(PROTOCOL)
+    exec(source, {"model": model})
+    *transfers, balance = capsys.readouterr().out.splitlines()
+    assert len(transfers) > 3
+    assert balance == "0", "the first account is nobody's"
+
+
+def test_the_protocol_names_every_error_and_event_of_the_contracts() -> None:
+    """Its own ones: those of OpenZeppelin keep their place."""
+    named = set(re.findall(r"\w+", " ".join(QUOTED.findall(PROTOCOL))))
+    sources = "".join(path.read_text() for path in (ROOT / "contracts" / "src").glob("*.sol"))
+    declared = set(re.findall(r"^ +(?:error|event) (\w+)\(", sources, re.MULTILINE))
+    assert len(declared) > 100
+    assert declared <= named, declared - named
 
 
 def test_the_architecture_names_every_event_and_command() -> None:

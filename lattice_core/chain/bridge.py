@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lattice_core.batch import Chunk
 from lattice_core.census import NodeEntry, UserEntry, identity, nodes, users
-from lattice_core.chain.contracts import Network, Settled
+from lattice_core.chain.contracts import Network
 from lattice_core.chain.contracts.contract import to_wei
 from lattice_core.chain.deployment import deploy
 from lattice_core.chain.gas import load
@@ -40,6 +40,7 @@ from lattice_core.events import (
 from lattice_core.invariants import InvariantError
 from lattice_core.receipts import Usage
 from lattice_core.records import Operation
+from lattice_core.settlement import Settlement
 from lattice_core.standing import Standing
 from lattice_core.state import KINDS
 from lattice_core.streams import entity_key
@@ -147,11 +148,13 @@ class Bridge:
         if wait_s > 0 and self.chain.capabilities.sets_time:
             self.chain.advance_block(wait_s)
 
-    def settle(self, chunk: Chunk, t_ns: int) -> tuple[Event, Settled]:
+    def settle(self, chunk: Chunk, t_ns: int) -> tuple[Event, Settlement]:
         """Settle a batch and say what came of it. Raises Reverted; `failed` is then the fact for the kernel."""
         receipt = self.network.tokenomics.settle(self._roles["oracle"], chunk)
         settled = self.network.settled(chunk, self._record("settle", len(chunk.users), receipt, len(chunk.nodes)))
-        return BatchConfirmed(t_ns, chunk.epoch, chunk.chunk, tuple(settled.skipped.tolist())), settled
+        sizes = len(settled.applied), len(settled.skipped), len(chunk.nodes)
+        settlement = Settlement(chunk.epoch, chunk.chunk, *sizes, *settled.debited, *settled.cuts)
+        return BatchConfirmed(t_ns, chunk.epoch, chunk.chunk, tuple(settled.skipped.tolist())), settlement
 
     def failed(self, chunk: Chunk, t_ns: int) -> Event:
         """The fact that a batch did not go through: for now, or for good once the chain's time has passed its grace."""

@@ -7,7 +7,7 @@ from web3.types import LogReceipt
 
 from lattice_core.chain.contracts import Network
 from lattice_core.chain.contracts.contract import Contract
-from lattice_core.verification import Settlement
+from lattice_core.settlement import Settlement
 
 _ENTRY_BYTES = 20
 
@@ -23,7 +23,7 @@ def settlements(w3: Web3, network: Network) -> list[Settlement]:
         users, nodes = (len(event[side]) // _ENTRY_BYTES for side in ("users", "nodes"))
         skips = skipped[bytes(log["transactionHash"])]
         debited = event["purchased"], event["faucet"]
-        found.append(Settlement(event["epoch"], event["chunk"], users - skips, nodes, skips, *debited, *event["cuts"]))
+        found.append(Settlement(event["epoch"], event["chunk"], users - skips, skips, nodes, *debited, *event["cuts"]))
     return found
 
 

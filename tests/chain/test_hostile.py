@@ -6,7 +6,7 @@ from lattice_core.chain.abi import abi, keccak
 from lattice_core.chain.contracts import Network
 from lattice_core.chain.port import Reverted, Transaction
 from lattice_core.chain.typed_data import domain
-from lattice_core.chain.vouchers import Voucher, sign
+from lattice_core.chain.vouchers import Signed, Voucher, sign
 from lattice_core.units import NANO
 from tests.chain.machine.wire import PUPPET, creation
 from tests.chain.networks import NEXUS, chunk, end, endow_and_grant, go_to, key, start
@@ -111,7 +111,7 @@ def test_credit_cannot_be_granted_from_within_a_collection(network: Network) -> 
     refused(network)
 
 
-def promise(network: Network):
+def promise(network: Network) -> Signed:
     voucher = Voucher(NEXUS, 0, 0, 0, NANO, 1, keccak(b"receipts"))
     return sign(voucher, key("owner 0"), domain(network.chain.chain_id, network.tokenomics.address))
 

@@ -349,7 +349,8 @@ users.chat.model=gpt
 users.chat.budget={}
   --set: users.chat.budget: must hold a deposit, faucet credit, or a wallet with a top_up, not {}
 users.chat.budget=null
-  --set: users.chat.budget: must be a mapping of deposit, wallet, top_up, withdraw_above, faucet (What each of them can spend), not null
+  --set: users.chat.budget: must be a mapping of deposit, wallet, top_up, withdraw_above, faucet
+  (What each of them can spend), not null
 users.chat.deadline=5 minutes
   --set: users.chat.deadline: must be a duration such as 250ms, 10s, 5m, 1h or 2d, or seconds; more than 0, at most 3650d,
   not "5 minutes"
