@@ -1,11 +1,14 @@
 # make install [GPU=1] [PYTHON=path]   a virtual environment with everything, in .venv
 # make demo                            a simulated day of the baseline network, with its report
 # make test | test-all | defects       the suite | with long tests and more examples | each planted fault must be caught
+# make fuzz [STEPS=n] [SEED=n]      random steps on all contracts, each compared with a model
 # make bench | lint | format | clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 WORKERS ?= 2
+STEPS ?= 1000000
+SEED ?= 1
 PYENV_ROOT ?= $(HOME)/.pyenv
 
 INFERENCE := $(if $(GPU),gpu,cpu)
@@ -26,7 +29,7 @@ echo "lattice needs Python 3.12 or newer with its venv module; none of these ran
 exit 1
 endef
 
-.PHONY: install demo test test-all defects bench lint format clean
+.PHONY: install demo test test-all defects fuzz bench lint format clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -49,6 +52,9 @@ test-all: install
 
 defects: install
 	$(PYTEST) --dist load -m defects tests/defects
+
+fuzz: install
+	.venv/bin/python -m tests.chain.machine.fuzz --steps $(STEPS) --seed $(SEED)
 
 bench: install
 	.venv/bin/lattice bench engine --engine reference --json

@@ -1,6 +1,6 @@
 """What leaves a user's escrow other than by batch: the shadow of the rules for vouchers, session keys and withdrawals.
 
-They are those of `contracts/src/UserRegistry.sol` and `Vouchers.sol`, to the nanoLAI; batches are `lattice_core.split`.
+They are those of `contracts/src/UserRegistry.sol` and `Tokenomics.sol`, to the nanoLAI; batches are `lattice_core.split`.
 """
 
 from typing import NamedTuple
@@ -21,9 +21,16 @@ class SessionKey(NamedTuple):
     expiry_s: int
 
 
-def due_nlai(value_nlai: int, collected_nlai: int) -> int:
-    """What of a cumulative voucher has not been paid; one that promises no more than was paid is worth nothing."""
-    return max(0, value_nlai - collected_nlai)
+def more_nlai(value_nlai: int, presented_nlai: int) -> int:
+    """What a voucher promises on top of the one presented before it; one that promises no more cannot be presented."""
+    return max(0, value_nlai - presented_nlai)
+
+
+def due_nlai(value_nlai: int, paid_nlai: int, lapse_s: int, now_s: int) -> int:
+    """What may be paid now of a voucher that was presented: nothing until the epoch in which it was has lapsed, as batches
+    that charge the payer for it, or for one before, come first.
+    """
+    return value_nlai - paid_nlai if now_s >= lapse_s else 0
 
 
 def payment(balance: Parts, nlai: int) -> Parts:
@@ -32,10 +39,15 @@ def payment(balance: Parts, nlai: int) -> Parts:
     return Parts(min(nlai - faucet, balance.purchased_nlai), faucet)
 
 
-def covers(key: SessionKey, paid: Parts, nexus: int, kind: int, epoch_end_s: int) -> bool:
-    """Whether a voucher that the key signed may take `paid` for a node of that kind and an epoch that ends then."""
+def covers(key: SessionKey, nlai: int, nexus: int, kind: int, epoch_end_s: int) -> bool:
+    """Whether the key may promise `nlai` more to a node of that kind, for an epoch that ends then."""
     in_scope = key.nexus == nexus and key.kinds >> kind & 1 == 1
-    return epoch_end_s <= key.expiry_s and in_scope and sum(paid) <= key.cap_nlai - key.used_nlai
+    return epoch_end_s <= key.expiry_s and in_scope and nlai <= key.cap_nlai - key.used_nlai
+
+
+def used(key: SessionKey, nlai: int) -> SessionKey:
+    """The key once a voucher that promises `nlai` more was presented, whether or not its user can ever pay that."""
+    return key._replace(used_nlai=key.used_nlai + nlai)
 
 
 def may_become(key: SessionKey, new: SessionKey) -> bool:
@@ -49,8 +61,13 @@ def revoked(key: SessionKey, epoch_end_s: int) -> SessionKey:
     return key._replace(expiry_s=min(key.expiry_s, epoch_end_s))
 
 
+def may_ask(purchased_nlai: int, nlai: int) -> bool:
+    """Whether a user with so much purchased credit may ask to have `nlai` back: not what is yet to be paid in."""
+    return nlai <= purchased_nlai
+
+
 def withdrawal_nlai(purchased_nlai: int, asked_nlai: int, closed_s: int, now_s: int) -> int:
-    """What a withdrawal pays now: nothing until the epoch in which it was asked for is closed, as vouchers may still charge it.
+    """What a withdrawal pays now: nothing until the epoch in which it was asked for is closed, as vouchers may still take it.
 
     Afterwards as much as was asked for, or what is left of it. Faucet credit can only be spent.
     """

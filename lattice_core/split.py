@@ -106,7 +106,8 @@ def scale(gross_nlai: int, applied_nlai: int, claimed_nlai: int) -> int:
 def debit(
     users: Ints, purchased_nlai: Ints, faucet_nlai: Ints, balance_purchased_nlai: Ints, balance_faucet_nlai: Ints, skipped: Ints
 ) -> tuple[Parts, Parts]:
-    """Take each user's debit from its balances, indexed by user id, or mark its row in `skipped` if one is too small.
+    """Take each user's debit from its balances, indexed by user id, or mark its row in `skipped` if one is too small or the
+    debit is nothing: who owes nothing has paid for nothing.
 
     Returns what was claimed and what was applied.
     """
@@ -116,7 +117,9 @@ def debit(
         claimed_purchased += purchased
         claimed_faucet += faucet
         known = user < len(balance_purchased_nlai)
-        skipped[row] = not (known and purchased <= balance_purchased_nlai[user] and faucet <= balance_faucet_nlai[user])
+        owes = purchased > 0 or faucet > 0
+        covered = known and purchased <= balance_purchased_nlai[user] and faucet <= balance_faucet_nlai[user]
+        skipped[row] = not (owes and covered)
         if not skipped[row]:
             balance_purchased_nlai[user] -= purchased
             balance_faucet_nlai[user] -= faucet

@@ -87,7 +87,7 @@ class LatticeModel(mesa.Model):
     def decide(self) -> None:
         """Every agent proposes; proposals are carried out in an order that nobody can foresee or choose."""
         accounts, nodes = self.nexus.table("accounts"), self.nexus.table("nodes")
-        locked_epochs = self.config.chain.grace_epochs + self.config.chain.collection_epochs
+        locked_epochs = 2 * self.config.chain.grace_epochs + self.config.chain.collection_epochs + 1
         view = View(self.epoch, self.t_ns, locked_epochs, accounts[accounts["known"] == 1], nodes[nodes["key"] != 0])
         agents = sorted(self.agents, key=lambda agent: (bits(self.config.seed, AGENTS, agent.key, self.epoch), agent.key))
         self.perform([action for agent in agents for action in agent.propose(view)])

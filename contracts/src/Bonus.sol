@@ -46,7 +46,6 @@ abstract contract Bonus is Claims {
     error ProposalOpen(uint40 until);
     error NoProposal();
     error WindowOpen(uint40 until);
-    error WindowClosed(uint40 until);
     error WeightsDiffer(bytes32 proposed, bytes32 given);
     error WeightsZero();
 
@@ -55,25 +54,27 @@ abstract contract Bonus is Claims {
         _setTerms(terms_);
     }
 
-    /// @notice The pool begins anew.
+    /// @notice The pool begins anew, and weights posted under the old terms are rejected.
     function setTerms(Terms calldata terms_) external onlyOwner {
+        if (proposal.until != 0) rejectBonus();
         paidUntil = uint40(block.timestamp);
         _setTerms(terms_);
     }
 
-    /// @notice Post the weights of nodes: entries whose amount is the weight (see Entry.sol).
+    /// @notice Post the weights of nodes: entries whose amount is the weight (see Entry.sol), not all of them zero.
     function proposeBonus(uint16 nexus, bytes calldata weights) external onlyOracle(nexus) {
         if (proposal.until != 0) revert ProposalOpen(proposal.until);
         weights.check(MOST_NODES);
+        if (_sum(weights) == 0) revert WeightsZero();
         uint40 until = uint40(block.timestamp + terms.window);
         proposal = Proposal(keccak256(weights), uint40(block.timestamp), until);
         emit BonusProposed(nexus, weights, until);
     }
 
-    function rejectBonus() external onlyOwner {
+    /// @notice Throw away the weights that were posted last, unless they have been paid by.
+    function rejectBonus() public onlyOwner {
         Proposal memory open = proposal;
         if (open.until == 0) revert NoProposal();
-        if (block.timestamp >= open.until) revert WindowClosed(open.until);
         delete proposal;
         emit BonusRejected(open.weights);
     }
@@ -101,17 +102,12 @@ abstract contract Bonus is Claims {
 
     /// @dev What has come together until `since`, but no more than `most`.
     function _pool(uint40 since, uint256 most) private view returns (uint256 pool) {
-        // The terms may have been set after the proposal was made.
-        if (since > paidUntil) pool = uint256(terms.perDay) * (since - paidUntil) / 1 days;
+        pool = uint256(terms.perDay) * (since - paidUntil) / 1 days;
         if (pool > most) pool = most;
     }
 
     function _share(bytes calldata weights, uint256 pool) private returns (Split.Cuts memory cuts) {
-        uint256 sum;
-        for (uint256 offset = 0; offset < weights.length; offset += Entry.SIZE) {
-            sum += weights.read(offset).purchased();
-        }
-        if (sum == 0) revert WeightsZero();
+        uint256 sum = _sum(weights);
         (uint256 returned, uint256 delegatorsPpm) = (terms.returned, rates.delegators);
         for (uint256 offset = 0; offset < weights.length; offset += Entry.SIZE) {
             uint256 entry = weights.read(offset);
@@ -124,6 +120,12 @@ abstract contract Bonus is Claims {
             cuts.delegators += delegators;
             cuts.operators += bonus - delegators;
             _reward(node, bonus - delegators, delegators);
+        }
+    }
+
+    function _sum(bytes calldata weights) private pure returns (uint256 sum) {
+        for (uint256 offset = 0; offset < weights.length; offset += Entry.SIZE) {
+            sum += weights.read(offset).purchased();
         }
     }
 

@@ -22,11 +22,12 @@ abstract contract Claims is Wired {
 
     uint256 private constant DELEGATORS = 64;
     uint256 private constant BURNED = 128;
+    uint256 private constant OPEN = 1 << 255;
 
     Owed public claims;
     Split.Rates public rates;
     /// @dev `uint64 operator ‖ uint64 delegators ‖ uint64 burned` from bit 0 up: what a node has earned and not been paid, and
-    /// what was burned of its purchased fees since its last bonus.
+    /// what was burned of its purchased fees since its last bonus. The highest bit only keeps an open slot from being zero.
     uint256[1 << 32] private _nodes;
 
     event RatesSet(Split.Rates rates);
@@ -132,7 +133,11 @@ abstract contract Claims is Wired {
 
     /// @dev Gives a node its bonus and forgets what was burned for it.
     function _reward(uint32 node, uint256 operator, uint256 delegators) internal {
-        _nodes[node] = uint128(_nodes[node]) + (operator | (delegators << DELEGATORS));
+        _nodes[node] = (uint128(_nodes[node]) + (operator | (delegators << DELEGATORS))) | OPEN;
+    }
+
+    function _open(uint32 node) internal {
+        _nodes[node] |= OPEN;
     }
 
     /// @dev Adds `cuts`, which are backed by LAI that has come in, to what is owed.

@@ -104,6 +104,7 @@ contract NodeRegistry is Wired {
     error HalfLifeZero();
     error RiseTooLarge(uint32 ppm, uint32 largest);
     error ThawOutOfRange(uint32 thaw, uint32 longest);
+    error NothingToRegister();
     error UnknownNode(uint32 node);
     error KindUnknown(uint8 kind);
     error OperatorMissing(uint32 node);
@@ -198,6 +199,8 @@ contract NodeRegistry is Wired {
         _sameLength(operators.length, signers.length);
         _sameLength(operators.length, kinds.length);
         _sameLength(operators.length, clusters.length);
+        // An empty call would raise nothing and yet set the price anew, from where it decays more slowly.
+        if (operators.length == 0) revert NothingToRegister();
         first = count;
         uint256 rise = terms.risePpm;
         uint64 price = registrationPrice();

@@ -38,13 +38,24 @@ contract Tokenomics is Bonus, Faucet, Vouchers {
         bytes nodes
     );
     event NodeSkipped(uint256 indexed node, uint256 purchased, uint256 faucet);
-    event VoucherCollected(UsageVoucher voucher, uint64 purchased, uint64 faucet, Split.Cuts cuts);
+    event VoucherPresented(UsageVoucher voucher, address signer, uint32 since);
+    event VoucherCollected(
+        uint16 indexed nexus,
+        uint32 indexed epoch,
+        uint32 indexed payer,
+        uint32 node,
+        uint64 purchased,
+        uint64 faucet,
+        Split.Cuts cuts
+    );
 
     error AlreadySettled(uint16 nexus, uint32 epoch, uint16 chunk);
     error NotSettling(uint32 epoch, uint32 current);
     error ChunkUnbalanced(uint256 debitPurchased, uint256 grossPurchased, uint256 debitFaucet, uint256 grossFaucet);
     error NotCollecting(uint32 epoch, uint32 current);
     error UnknownPayee(uint32 node);
+    error NothingPresented(uint32 epoch, uint32 payer, uint32 node);
+    error VoucherWaits(uint32 since, uint32 current);
     error NothingToCollect(uint32 payer);
 
     constructor(AddressBook book_, Split.Rates memory rates_, Bonus.Terms memory terms_)
@@ -81,22 +92,44 @@ contract Tokenomics is Bonus, Faucet, Vouchers {
         _burn(cuts.burned);
     }
 
-    /// @notice Pay a node what a payer signed for and no batch settled, as far as the payer's credit goes. Anyone may call.
-    function collect(UsageVoucher calldata voucher, bytes calldata signature) external nonReentrant {
+    /// @notice Present what a payer signed for and no batch settled; it is paid once the grace of this epoch is over. Anyone may.
+    function present(UsageVoucher calldata voucher, bytes calldata signature) external nonReentrant {
         EpochClock clock = EpochClock(book.get(CLOCK));
-        if (!clock.collects(voucher.epoch)) revert NotCollecting(voucher.epoch, clock.current());
+        uint32 since = clock.current();
+        if (!clock.collects(voucher.epoch)) revert NotCollecting(voucher.epoch, since);
         NodeRegistry nodes = NodeRegistry(book.get(NODES));
         if (voucher.node >= nodes.count()) revert UnknownPayee(voucher.node);
-        (uint64 purchased, uint64 faucet) = UserRegistry(book.get(USERS)).debitVoucher(
-            voucher.nexus, voucher.epoch, voucher.payer, nodes.kindOf(voucher.node), _due(voucher), _signer(voucher, signature)
+        address signer = _signer(voucher, signature);
+        uint64 more = _present(voucher, since);
+        emit VoucherPresented(voucher, signer, since);
+        UserRegistry(book.get(USERS)).authorise(
+            voucher.nexus, voucher.epoch, voucher.payer, nodes.kindOf(voucher.node), more, signer
         );
-        if (purchased + faucet == 0) revert NothingToCollect(voucher.payer);
-        _setPaid(voucher, purchased + faucet);
+    }
+
+    /// @notice Pay a node what was presented and has waited, as far as the payer's credit goes. Anyone may.
+    function collect(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) external nonReentrant {
+        Presented memory it = presented(nexus, epoch, payer, node);
+        if (it.value == it.paid) revert NothingPresented(epoch, payer, node);
+        EpochClock clock = EpochClock(book.get(CLOCK));
+        if (!clock.lapsed(it.since)) revert VoucherWaits(it.since, clock.current());
+        (uint64 purchased, uint64 faucet) = UserRegistry(book.get(USERS)).debitVoucher(payer, it.value - it.paid);
+        if (purchased + faucet == 0) revert NothingToCollect(payer);
+        _addPaid(nexus, epoch, payer, node, purchased + faucet);
         Split.Cuts memory cuts;
-        _earn(voucher.node, purchased, faucet, _ratesInForce(), cuts);
+        _earn(node, purchased, faucet, _ratesInForce(), cuts);
         _record(cuts);
-        emit VoucherCollected(voucher, purchased, faucet, cuts);
+        emit VoucherCollected(nexus, epoch, payer, node, purchased, faucet, cuts);
         _burn(cuts.burned);
+    }
+
+    /// @notice Open the books of nodes that were never paid, so that a settlement which pays many of them at once fits its gas.
+    function openBooks(uint32[] calldata ids) external {
+        uint256 known = NodeRegistry(book.get(NODES)).count();
+        for (uint256 i = 0; i < ids.length; i++) {
+            if (ids[i] >= known) revert UnknownPayee(ids[i]);
+            _open(ids[i]);
+        }
     }
 
     function _key(uint16 nexus, uint32 epoch, uint16 chunk) private pure returns (uint256) {

@@ -62,7 +62,7 @@ contract UserRegistry is Wired {
     event Funded(address indexed payer, uint32[] users, uint64[] nanoLai);
     event FaucetGranted(uint32[] users, uint64[] nanoLai);
     event UserSkipped(uint256 indexed user, uint256 indexed epoch, uint256 purchased, uint256 faucet);
-    event VoucherDebited(uint32 indexed user, uint32 indexed epoch, address signer, uint64 purchased, uint64 faucet);
+    event VoucherDebited(uint32 indexed user, uint64 purchased, uint64 faucet);
     event WithdrawalRequested(uint32 indexed user, uint64 nanoLai, uint32 epoch);
     event Withdrawn(uint32 indexed user, address indexed owner, uint64 nanoLai);
     event SessionKeySet(uint32 indexed user, address indexed key, SessionKey session);
@@ -74,6 +74,7 @@ contract UserRegistry is Wired {
     error UnknownUser(uint256 user);
     error NotUsersOwner(uint32 user, address caller);
     error AmountZero(uint256 user);
+    error CreditTooSmall(uint32 user, uint64 purchased, uint64 asked);
     error NothingToWithdraw(uint32 user);
     error EscrowLocked(uint32 user, uint32 epoch);
     error SessionKeyZero(uint32 user);
@@ -163,13 +164,15 @@ contract UserRegistry is Wired {
     /// @notice Ask to have `nanoLai` of purchased credit back, or with zero no longer; a new request replaces the old one.
     /// The money stays where it is, and pays what batches and vouchers still charge, until the epoch of the request is closed.
     function requestWithdrawal(uint32 user, uint64 nanoLai) external onlyUsersOwner(user) {
+        uint64 purchased = uint64(_slots[user]);
+        if (nanoLai > purchased) revert CreditTooSmall(user, purchased, nanoLai);
         uint32 epoch = EpochClock(book.get(CLOCK)).current();
         withdrawalOf[user] = Withdrawal(nanoLai, epoch);
         emit WithdrawalRequested(user, nanoLai, epoch);
     }
 
-    /// @notice Pay the user's owner what was asked for, or what is left of it. Anyone may call.
-    function withdraw(uint32 user) external {
+    /// @notice Pay the user's owner what was asked for, or what is left of it.
+    function withdraw(uint32 user) external onlyUsersOwner(user) {
         Withdrawal memory asked = withdrawalOf[user];
         uint256 slot = _slots[user];
         uint64 amount = uint64(slot) < asked.amount ? uint64(slot) : asked.amount;
@@ -178,10 +181,9 @@ contract UserRegistry is Wired {
         delete withdrawalOf[user];
         _slots[user] = slot - amount;
         claims.purchased -= amount;
-        address owner = ownerOf[user];
-        _checkPayee(owner);
-        emit Withdrawn(user, owner, amount);
-        IERC20(book.get(TOKEN)).safeTransfer(owner, amount * NANO_LAI);
+        _checkPayee(msg.sender);
+        emit Withdrawn(user, msg.sender, amount);
+        IERC20(book.get(TOKEN)).safeTransfer(msg.sender, amount * NANO_LAI);
     }
 
     // Session keys
@@ -225,26 +227,32 @@ contract UserRegistry is Wired {
         IERC20(book.get(TOKEN)).safeTransfer(msg.sender, (uint256(applied.purchased) + applied.faucet) * NANO_LAI);
     }
 
-    /// @notice Debit a user for a voucher of `epoch` that `signer` has signed and no batch has settled: faucet credit first, at
-    /// most what there is; and pay that to Tokenomics.
-    function debitVoucher(uint16 nexus, uint32 epoch, uint32 user, uint8 kind, uint64 asked, address signer)
+    /// @notice Check that `signer` may promise `amount` more for a user to nodes of a kind, in an epoch that no batch has settled.
+    function authorise(uint16 nexus, uint32 epoch, uint32 user, uint8 kind, uint64 amount, address signer)
+        external
+        onlyContract(TOKENOMICS)
+    {
+        if (user >= count) revert UnknownUser(user);
+        if (uint16(_slots[user] >> NEXUS) != nexus) revert OtherNexus(user, nexus);
+        if (isSettled(user, epoch)) revert SettledByBatch(user, epoch);
+        if (signer != ownerOf[user]) _useSessionKey(user, signer, nexus, epoch, kind, amount);
+    }
+
+    /// @notice Debit a user for a voucher: faucet credit first, at most what there is; and pay that to Tokenomics.
+    function debitVoucher(uint32 user, uint64 asked)
         external
         onlyContract(TOKENOMICS)
         returns (uint64 purchased, uint64 faucet)
     {
         uint256 slot = _slots[user];
-        if (user >= count) revert UnknownUser(user);
-        if (uint16(slot >> NEXUS) != nexus) revert OtherNexus(user, nexus);
-        if (isSettled(user, epoch)) revert SettledByBatch(user, epoch);
         faucet = uint64(slot >> Entry.FAUCET);
         if (asked < faucet) faucet = asked;
         purchased = uint64(slot);
         if (asked - faucet < purchased) purchased = asked - faucet;
-        if (signer != ownerOf[user]) _useSessionKey(user, signer, nexus, epoch, kind, purchased + faucet);
         _slots[user] = slot - purchased - (uint256(faucet) << Entry.FAUCET);
         claims.purchased -= purchased;
         claims.faucet -= faucet;
-        emit VoucherDebited(user, epoch, signer, purchased, faucet);
+        emit VoucherDebited(user, purchased, faucet);
         IERC20(book.get(TOKEN)).safeTransfer(msg.sender, (uint256(purchased) + faucet) * NANO_LAI);
     }
 

@@ -21,16 +21,21 @@ abstract contract Vouchers is EIP712 {
         "UsageVoucher(uint16 nexus,uint32 epoch,uint32 payer,uint32 node,uint64 value,uint64 tokens,bytes32 receiptsRoot)"
     );
 
-    /// @dev nanoLAI paid by voucher, by (nexus, epoch, payer, node).
-    mapping(uint256 key => uint64) private _collected;
+    /// @notice What was presented for a (nexus, epoch, payer, node), in nanoLAI, in which epoch, and what of it is paid.
+    struct Presented {
+        uint64 value;
+        uint64 paid;
+        uint32 since;
+    }
 
-    error AlreadyCollected(uint64 value, uint64 collected);
+    mapping(uint256 key => Presented) private _presented;
+
+    error AlreadyPresented(uint64 value, uint64 presented);
 
     constructor() EIP712("Lattice", "1") {}
 
-    /// @notice What has been paid for a voucher's (nexus, epoch, payer, node), in nanoLAI.
-    function collected(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) external view returns (uint64) {
-        return _collected[_key(nexus, epoch, payer, node)];
+    function presented(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) public view returns (Presented memory) {
+        return _presented[_key(nexus, epoch, payer, node)];
     }
 
     /// @notice What a payer signs.
@@ -42,15 +47,16 @@ abstract contract Vouchers is EIP712 {
         return ECDSA.recover(voucherDigest(voucher), signature);
     }
 
-    /// @dev What of a voucher has not been paid yet.
-    function _due(UsageVoucher calldata voucher) internal view returns (uint64) {
-        uint64 before = _collected[_key(voucher.nexus, voucher.epoch, voucher.payer, voucher.node)];
-        if (voucher.value <= before) revert AlreadyCollected(voucher.value, before);
-        return voucher.value - before;
+    /// @dev Records a voucher that is presented in epoch `since`, and returns how much more it promises than the one before.
+    function _present(UsageVoucher calldata voucher, uint32 since) internal returns (uint64 more) {
+        Presented storage it = _presented[_key(voucher.nexus, voucher.epoch, voucher.payer, voucher.node)];
+        if (voucher.value <= it.value) revert AlreadyPresented(voucher.value, it.value);
+        more = voucher.value - it.value;
+        (it.value, it.since) = (voucher.value, since);
     }
 
-    function _setPaid(UsageVoucher calldata voucher, uint64 paid) internal {
-        _collected[_key(voucher.nexus, voucher.epoch, voucher.payer, voucher.node)] += paid;
+    function _addPaid(uint16 nexus, uint32 epoch, uint32 payer, uint32 node, uint64 paid) internal {
+        _presented[_key(nexus, epoch, payer, node)].paid += paid;
     }
 
     function _key(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) private pure returns (uint256) {

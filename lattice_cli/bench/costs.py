@@ -38,6 +38,8 @@ GRIDS: dict[str, Sequence[tuple[int, ...]]] = {
     "request_withdrawal": [()],
     "withdraw": [()],
     "settle": list(product((2, 20, 200, 1_000), (1, 10, 100, 1_000))),
+    "open_books": _SOME,
+    "present": [()],
     "collect": [()],
     "claim": [()],
     "propose_bonus": _MANY,

@@ -87,7 +87,7 @@ class Steady:
 
     def withdraw(self) -> Receipt:
         self.request_withdrawal()
-        self.end_epochs(1 + self._epochs.grace + self._epochs.collection)
+        self.end_epochs(2 + 2 * self._epochs.grace + self._epochs.collection)
         return self.network.users.withdraw(key_of(0).address, 0).raise_for_revert()
 
     def register_nodes(self, count: int) -> Receipt:
@@ -120,11 +120,23 @@ class Steady:
         self.end_epochs(1)
         return self.chain.transact(self.settlement(np.arange(users), first + np.arange(nodes))).raise_for_revert()
 
-    def collect(self) -> Receipt:
+    def open_books(self, count: int) -> Receipt:
+        """Of nodes that have just been registered."""
+        self.register_nodes(count)
+        ids = list(range(self._nodes - count, self._nodes))
+        return self.network.tokenomics.open_books(self._role["holder"], ids).raise_for_revert()
+
+    def present(self) -> Receipt:
         self.end_epochs(1 + self._epochs.grace)
         voucher = Voucher(_NEXUS, self._ended() - self._epochs.grace, self._payer, 0, DEBIT_NLAI, 1_000, identity(0))
         signed = sign(voucher, key_of(self._payer), self._domain)
-        return self.network.tokenomics.collect(_operator(0), signed).raise_for_revert()
+        return self.network.tokenomics.present(_operator(0), signed).raise_for_revert()
+
+    def collect(self) -> Receipt:
+        self.present()
+        epoch = self._ended() - self._epochs.grace
+        self.end_epochs(1 + self._epochs.grace)
+        return self.network.tokenomics.collect(_operator(0), _NEXUS, epoch, self._payer, 0).raise_for_revert()
 
     def claim(self) -> Receipt:
         self.settle(2, 1)

@@ -130,6 +130,8 @@ class Bridge:
         kinds = [KINDS.index(entry.population.kind) for entry in entries]
         clusters = [entry.cluster for entry in entries]
         self._batch("register_nodes", lambda *rows: registry.register(holder, *rows), operators, operators, kinds, clusters)
+        ids = [entry.node for entry in entries]
+        self._batch("open_books", lambda *rows: self.network.tokenomics.open_books(holder, *rows), ids)
         bonds = [(entry.node, entry.population.bond_nlai) for entry in entries if entry.population.bond_nlai]
         if bonds:
             columns = [list(column) for column in zip(*bonds, strict=True)]
@@ -158,7 +160,7 @@ class Bridge:
 
     def failed(self, chunk: Chunk, t_ns: int) -> Event:
         """The fact that a batch did not go through: for now, or for good once the chain's time has passed its grace."""
-        if self.chain.block().timestamp_s >= self.epochs.grace_end_s(chunk.epoch):
+        if self.chain.block().timestamp_s >= self.epochs.lapse_s(chunk.epoch):
             return BatchLapsed(t_ns, chunk.epoch, chunk.chunk)
         return BatchFailed(t_ns, chunk.epoch, chunk.chunk)
 
@@ -191,14 +193,19 @@ class Bridge:
         voucher = Voucher(self.nexus, usage.epoch, usage.payer, usage.node, usage.nlai, usage.tokens, usage.receipts_root)
         return sign(voucher, self._owners[usage.payer], self._domain)
 
-    def collect(self, signed: Signed, t_ns: int) -> list[Event]:
-        """Have the operator of its node collect a voucher. No fact if the chain refuses."""
+    def present(self, signed: Signed) -> bool:
+        """Have the operator of its node present a voucher; whether the chain took it."""
         operator = self._let_send(self._operators[signed.voucher.node])
-        receipt = self._record("collect", 1, self.network.tokenomics.collect(operator, signed))
+        return self._record("present", 1, self.network.tokenomics.present(operator, signed)).ok
+
+    def collect(self, voucher: Voucher, t_ns: int) -> list[Event]:
+        """Have the operator of its node collect a voucher that was presented. No fact if the chain refuses."""
+        operator, key = self._let_send(self._operators[voucher.node]), voucher[:4]
+        receipt = self._record("collect", 1, self.network.tokenomics.collect(operator, *key))
         if not receipt.ok:
             return []
-        voucher, paid, _ = self.network.collected(receipt)
-        return [VoucherCollected(t_ns, voucher.epoch, voucher.payer, voucher.node, paid.purchased_nlai, paid.faucet_nlai)]
+        epoch, payer, node, paid, _ = self.network.collected(receipt)
+        return [VoucherCollected(t_ns, epoch, payer, node, *paid)]
 
     def claim(self, node: int) -> bool:
         """Pay a node's operator what it has earned; whether there was anything to pay."""

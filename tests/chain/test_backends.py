@@ -385,13 +385,22 @@ def settle(world: World) -> None:
     world.network.tokenomics.settle(world.mostly(world.who.oracle), batch)
 
 
-def collect(world: World) -> None:
+def present(world: World) -> None:
     payer, node = world.draw.randrange(USERS), world.draw.randrange(NODES)
     value_nlai = world.draw.randrange(10**5)
     voucher = Voucher(NEXUS, world.epoch(2, 3, 3, 4, 5, 20), payer, node, value_nlai, 1_000, keccak(b"receipts"))
     signer = f"owner {payer}" if world.draw.random() < 0.9 else "stranger"
     separator = domain(world.chain.chain_id, world.network.tokenomics.address)
-    world.network.tokenomics.collect(world.anyone(), sign(voucher, key(signer), separator))
+    world.network.tokenomics.present(world.anyone(), sign(voucher, key(signer), separator))
+
+
+def collect(world: World) -> None:
+    payer, node = world.draw.randrange(USERS), world.draw.randrange(NODES)
+    world.network.tokenomics.collect(world.anyone(), NEXUS, world.epoch(3, 5, 6, 7, 8, 20), payer, node)
+
+
+def open_books(world: World) -> None:
+    world.network.tokenomics.open_books(world.anyone(), [world.draw.randrange(NODES + 1)])
 
 
 def claim(world: World) -> None:
@@ -498,7 +507,9 @@ ACTIONS: dict[Callable[[World], None], int] = {
     withdraw: 3,
     delegate_to_a_session_key: 1,
     settle: 8,
-    collect: 4,
+    present: 4,
+    collect: 3,
+    open_books: 1,
     claim: 3,
     move_bonds: 4,
     offer: 2,

@@ -61,6 +61,8 @@ def test_a_user_in_a_settlement_of_a_thousand_costs_at_most_seven_thousand_gas()
         ("settle", (5, 3)),
         ("settle", (130, 47)),
         ("settle", (4, 60)),
+        ("open_books", (9,)),
+        ("present", ()),
         ("collect", ()),
         ("claim", ()),
         ("propose_bonus", (11,)),

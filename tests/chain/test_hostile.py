@@ -15,7 +15,6 @@ NETWORK, WHO = start(users=1, nodes=1)
 NETWORK.users.fund(WHO.holder, [0], [100 * NANO]).raise_for_revert()
 FRESH = NETWORK.chain.snapshot()
 EPOCHS = NETWORK.clock.epochs()
-REFUSAL = "ReentrancyGuardReentrantCall()"
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_a_user_that_is_a_contract_has_its_withdrawal_without_being_called(netwo
             network.users.fund(WHO.holder, [1], [NANO]).raise_for_revert()
         network.chain.transact(Transaction(WHO.stranger, puppet, data)).raise_for_revert()
     go_to(network, EPOCHS.closed_s(0))
-    receipt = network.users.withdraw(WHO.stranger, 1).raise_for_revert()
+    receipt = network.chain.transact(Transaction(WHO.stranger, puppet, told("withdraw", 1))).raise_for_revert()
     assert [log.address for log in receipt.logs] == [network.users.address, network.token.address]
     assert network.token.balance_nlai(puppet) == NANO
     with pytest.raises(Reverted, match=r"NothingToWithdraw\(user=1\)"):
@@ -91,35 +90,33 @@ def replace_registry(network: Network, data: bytes) -> None:
     network.book.set_role(WHO.owner, "Faucet", hostile).raise_for_revert()
 
 
-def test_a_batch_cannot_be_settled_from_within_a_collection(network: Network) -> None:
-    go_to(network, EPOCHS.grace_end_s(1))
-    replace_registry(network, network.tokenomics.encode_settle(chunk({}, {}, epoch=1)))
-    refused(network)
-
-
-def test_a_voucher_cannot_be_collected_from_within_a_collection(network: Network) -> None:
-    go_to(network, EPOCHS.grace_end_s(0))
-    again = promise(network)
-    replace_registry(network, network.tokenomics.abi.encode_call("collect", tuple(again.voucher), again.signature))
-    refused(network)
-
-
-def test_credit_cannot_be_granted_from_within_a_collection(network: Network) -> None:
-    endow_and_grant(network, WHO.holder, [0], [NANO])
-    go_to(network, EPOCHS.grace_end_s(0))
-    replace_registry(network, network.tokenomics.abi.encode_call("grantFaucet", [0], [1]))
-    refused(network)
-
-
-def promise(network: Network) -> Signed:
-    voucher = Voucher(NEXUS, 0, 0, 0, NANO, 1, keccak(b"receipts"))
+def promise(network: Network, value_nlai: int) -> Signed:
+    voucher = Voucher(NEXUS, 0, 0, 0, value_nlai, 1, keccak(b"receipts"))
     return sign(voucher, key("owner 0"), domain(network.chain.chain_id, network.tokenomics.address))
 
 
-def refused(network: Network) -> None:
-    """A collection during which the registry calls back: neither happens."""
-    before = network.tokenomics.claims(), network.token.supply_wei(), network.token.balance_wei(network.users.address)
+@pytest.mark.parametrize("outer", ["present", "collect"])
+@pytest.mark.parametrize("inner", ["settle", "present", "collect", "grantFaucet"])
+def test_nothing_that_moves_credit_happens_within_another(network: Network, outer: str, inner: str) -> None:
+    """The owner, in error or in malice, has named a registry that calls Tokenomics back, and has given it every role."""
+    tokenomics = network.tokenomics
+    endow_and_grant(network, WHO.holder, [0], [NANO])
+    go_to(network, EPOCHS.lapse_s(0))
+    tokenomics.present(WHO.stranger, promise(network, NANO)).raise_for_revert()
+    go_to(network, EPOCHS.lapse_s(network.clock.current()))
+    more = promise(network, 2 * NANO)
+    calls = {
+        "settle": tokenomics.encode_settle(chunk({}, {}, epoch=network.clock.current() - 1)),
+        "present": tokenomics.abi.encode_call("present", tuple(more.voucher), more.signature),
+        "collect": tokenomics.abi.encode_call("collect", *more.voucher[:4]),
+        "grantFaucet": tokenomics.abi.encode_call("grantFaucet", [0], [1]),
+    }
+    hostile = deployed(network, calling(tokenomics.address, calls[inner]))
+    network.book.set(WHO.owner, "UserRegistry", hostile).raise_for_revert()
+    network.book.set_oracle(WHO.owner, NEXUS, hostile).raise_for_revert()
+    network.book.set_role(WHO.owner, "Faucet", hostile).raise_for_revert()
+    before = tokenomics.claims(), network.token.supply_wei(), network.token.balance_wei(network.users.address)
     with pytest.raises(Reverted) as refusal:
-        network.tokenomics.collect(WHO.stranger, promise(network)).raise_for_revert()
-    assert str(refusal.value) == REFUSAL
-    assert before == (network.tokenomics.claims(), network.token.supply_wei(), network.token.balance_wei(network.users.address))
+        network.chain.transact(Transaction(WHO.stranger, tokenomics.address, calls[outer])).raise_for_revert()
+    assert str(refusal.value) == "ReentrancyGuardReentrantCall()"
+    assert before == (tokenomics.claims(), network.token.supply_wei(), network.token.balance_wei(network.users.address))

@@ -13,11 +13,22 @@ from hypothesis import strategies as st
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.contracts.nodes import NodeTerms
 from lattice_core.chain.contracts.slashing import SlashTerms, sign_answer
-from lattice_core.chain.contracts.tokenomics import BonusTerms, Claims, Earned
+from lattice_core.chain.contracts.tokenomics import BonusTerms, Claims, Earned, Presented
 from lattice_core.chain.pyevm import PyEvm
 from lattice_core.chain.typed_data import domain
 from lattice_core.chain.vouchers import Voucher, sign
-from lattice_core.escrow import SessionKey, covers, due_nlai, may_become, payment, revoked, withdrawal_nlai
+from lattice_core.escrow import (
+    SessionKey,
+    covers,
+    due_nlai,
+    may_ask,
+    may_become,
+    more_nlai,
+    payment,
+    revoked,
+    used,
+    withdrawal_nlai,
+)
 from lattice_core.faucet import Budget, grant, grantable_nlai, left_nlai
 from lattice_core.registration import FREE, Joins, join, price_at, price_nlai
 from lattice_core.rewards import LARGEST_WEIGHT, bonus, pool, sources
@@ -314,12 +325,19 @@ class Fund(NamedTuple):
     faucet_nlai: int
 
 
-class Collect(NamedTuple):
+class Present(NamedTuple):
     epoch: int
     """Relative to the present one."""
     node: int
     value_nlai: int
     by_key: bool
+
+
+class Collect(NamedTuple):
+    which: int
+    """Of what was presented."""
+    epochs: int
+    """From now."""
 
 
 class SetKey(NamedTuple):
@@ -360,21 +378,23 @@ KEYS = st.builds(
     VALUES,
     st.lists(
         st.one_of(
-            st.builds(Collect, st.integers(-5, -4), st.integers(0, AGENT), VALUES, st.booleans()),
-            st.builds(Collect, st.integers(-5, -4), st.integers(0, AGENT), VALUES, st.just(True)),
-            st.builds(Collect, st.integers(-15, -2), st.integers(0, AGENT), VALUES, st.booleans()),
+            st.builds(Present, st.integers(-5, -4), st.integers(0, AGENT), VALUES, st.booleans()),
+            st.builds(Present, st.integers(-5, -4), st.integers(0, AGENT), VALUES, st.just(True)),
+            st.builds(Present, st.integers(-15, -2), st.integers(0, AGENT), VALUES, st.booleans()),
+            st.builds(Collect, st.integers(0, 9), st.integers(0, 3)),
+            st.builds(Collect, st.integers(0, 9), st.just(3)),
             st.builds(Fund, CREDIT, CREDIT),
             KEYS,
             st.builds(Revoke),
             st.builds(Ask, VALUES),
-            st.builds(Withdraw, st.integers(11, 13)),
+            st.builds(Withdraw, st.integers(14, 16)),
         ),
         min_size=8,
         max_size=16,
     ),
 )
 def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
-    rates: Rates, cap_nlai: int, acts: list[Fund | Collect | SetKey | Revoke | Ask | Withdraw]
+    rates: Rates, cap_nlai: int, acts: list[Fund | Present | Collect | SetKey | Revoke | Ask | Withdraw]
 ) -> None:
     NETWORK.chain.revert(FRESH)
     users, tokenomics = NETWORK.users, NETWORK.tokenomics
@@ -382,9 +402,10 @@ def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
     owner, spender, our_domain = key("owner 0"), key("session"), domain(NETWORK.chain.chain_id, tokenomics.address)
     go_to(NETWORK, EPOCHS.end_s(20))
     balance, session, asked, withdrawn = Parts(0, 0), SessionKey(0, 0, 0, 0, 0), (0, 0), 0
-    collected: dict[tuple[int, int], int] = {}
+    presented: dict[tuple[int, int], Presented] = {}
     earned, claims = [Earned(0, 0, 0)] * NODES, Claims(0, 0, 0, 0)
-    for act in [Fund(10**6, 10**6), SetKey(cap_nlai, NEXUS, 0b101, 30), Ask(10**5), *acts]:
+    first = [Fund(10**6, 10**6), SetKey(cap_nlai, NEXUS, 0b101, 30), Ask(10**5), Present(-3, 0, 10**5, False)]
+    for act in [*first, *acts]:
         now, current = NETWORK.chain.block().timestamp_s, NETWORK.clock.current()
         match act:
             case Fund(purchased, faucet):
@@ -402,38 +423,48 @@ def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
                 users.revoke_session_key(owner.address, 0, spender.address).raise_for_revert()
                 session = revoked(session, EPOCHS.end_s(current))
             case Ask(nlai):
-                users.request_withdrawal(owner.address, 0, nlai).raise_for_revert()
-                asked = (nlai, current)
+                receipt = users.request_withdrawal(owner.address, 0, nlai)
+                assert receipt.ok == may_ask(balance.purchased_nlai, nlai)
+                asked = (nlai, current) if receipt.ok else asked
             case Withdraw(epochs):
                 go_to(NETWORK, EPOCHS.end_s(asked[1] + epochs))
                 now = NETWORK.chain.block().timestamp_s
                 nlai = withdrawal_nlai(balance.purchased_nlai, asked[0], EPOCHS.closed_s(asked[1]), now)
-                assert users.withdraw(WHO.stranger, 0).ok == (nlai > 0)
+                assert users.withdraw(owner.address, 0).ok == (nlai > 0)
                 if nlai:
                     balance, asked = Parts(balance.purchased_nlai - nlai, balance.faucet_nlai), (0, 0)
                     withdrawn += nlai
-            case Collect(ago, node, value, by_key):
+            case Present(ago, node, value, by_key):
                 epoch = current + ago
-                due = due_nlai(value, collected.get((epoch, node), 0))
-                paid = payment(balance, due)
-                covered = not by_key or covers(session, paid, NEXUS, 2 if node == AGENT else 0, EPOCHS.end_s(epoch))
-                collectable = EPOCHS.grace_end_s(epoch) <= now < EPOCHS.closed_s(epoch)
+                it = presented.get((epoch, node), Presented(0, 0, 0))
+                more = more_nlai(value, it.value_nlai)
+                covered = not by_key or covers(session, more, NEXUS, 2 if node == AGENT else 0, EPOCHS.end_s(epoch))
+                open_ = EPOCHS.lapse_s(epoch) <= now < EPOCHS.lapse_s(epoch + EPOCHS.collection)
                 voucher = Voucher(NEXUS, epoch, 0, node, value, 0, bytes(32))
-                receipt = tokenomics.collect(WHO.stranger, sign(voucher, spender if by_key else owner, our_domain))
-                assert receipt.ok == (covered and collectable and sum(paid) > 0)
+                receipt = tokenomics.present(WHO.stranger, sign(voucher, spender if by_key else owner, our_domain))
+                assert receipt.ok == (more > 0 and covered and open_)
+                if receipt.ok:
+                    presented[epoch, node] = Presented(value, it.paid_nlai, current)
+                    session = used(session, more) if by_key else session
+            case Collect(which, epochs):
+                go_to(NETWORK, EPOCHS.end_s(current + epochs - 1))
+                now = NETWORK.chain.block().timestamp_s
+                epoch, node = list(presented)[which % len(presented)]
+                it = presented[epoch, node]
+                paid = payment(balance, due_nlai(it.value_nlai, it.paid_nlai, EPOCHS.lapse_s(it.since), now))
+                receipt = tokenomics.collect(WHO.stranger, NEXUS, epoch, 0, node)
+                assert receipt.ok == any(paid)
                 if receipt.ok:
                     balance = Parts(balance.purchased_nlai - paid.purchased_nlai, balance.faucet_nlai - paid.faucet_nlai)
-                    collected[epoch, node] = collected.get((epoch, node), 0) + sum(paid)
-                    if by_key:
-                        session = session._replace(used_nlai=session.used_nlai + sum(paid))
+                    presented[epoch, node] = it._replace(paid_nlai=it.paid_nlai + sum(paid))
                     in_force = below_ceiling(rates, claims.treasury_nlai)
                     bought, granted = (split(nlai, in_force) for nlai in paid)
                     cuts = Cuts(*(a + b for a, b in zip(bought, granted, strict=True)))
-                    assert NETWORK.collected(receipt) == (voucher, paid, cuts)
+                    assert NETWORK.collected(receipt) == (epoch, 0, node, paid, cuts)
                     gain = (cuts.operators_nlai, cuts.delegators_nlai, bought.burned_nlai)
                     earned[node] = Earned(*(a + b for a, b in zip(earned[node], gain, strict=True)))
                     claims = Claims(*(a + b for a, b in zip(claims, cuts[1:], strict=True)))
-                    assert tokenomics.collected_nlai(voucher) == collected[epoch, node]
+    assert all(tokenomics.presented(NEXUS, epoch, 0, node) == it for (epoch, node), it in presented.items())
     assert users.account(0) == (*balance, NEXUS)
     assert users.session_key(0, spender.address) == session
     assert NETWORK.token.balance_nlai(owner.address) == withdrawn

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattice_core.chain.abi import keccak
-from lattice_core.chain.contracts import Network
+from lattice_core.chain.contracts import Collected, Network
 from lattice_core.chain.contracts.users import Account
 from lattice_core.chain.keys import Key
 from lattice_core.chain.port import Receipt, Reverted
@@ -35,9 +35,9 @@ def network() -> Network:
 
 
 @pytest.fixture
-def collecting(network: Network) -> Network:
+def lapsed(network: Network) -> Network:
     """The same after the grace of epoch 0, for which no batch came."""
-    go_to(network, EPOCHS.grace_end_s(0))
+    go_to(network, EPOCHS.lapse_s(0))
     return network
 
 
@@ -54,8 +54,24 @@ def signed(network: Network, promise: Voucher, signer: Key | None = None) -> Sig
     return sign(promise, signer or own(promise.payer), domain(network.chain.chain_id, network.tokenomics.address))
 
 
-def collect(network: Network, promise: Voucher, signer: Key | None = None) -> Receipt:
-    return network.tokenomics.collect(WHO.stranger, signed(network, promise, signer))
+def present(network: Network, promise: Voucher, signer: Key | None = None) -> Receipt:
+    return network.tokenomics.present(WHO.stranger, signed(network, promise, signer))
+
+
+def wait(network: Network) -> None:
+    """Until what was presented in this epoch may be collected."""
+    go_to(network, EPOCHS.lapse_s(network.clock.current()))
+
+
+def collect(network: Network, promise: Voucher) -> Receipt:
+    return network.tokenomics.collect(WHO.stranger, *promise[:4])
+
+
+def pay(network: Network, promise: Voucher) -> Collected:
+    """Present, wait and collect."""
+    present(network, promise).raise_for_revert()
+    wait(network)
+    return network.collected(collect(network, promise))
 
 
 def refused(receipt: Receipt, reason: str) -> None:
@@ -106,57 +122,102 @@ def _with_domain_type(message: dict[str, dict[str, object]]) -> dict[str, object
     return {**message}
 
 
-def test_the_nodes_of_a_dead_nexus_are_paid_by_voucher(collecting: Network) -> None:
+def test_the_nodes_of_a_dead_nexus_are_paid_by_voucher(lapsed: Network) -> None:
     """Faucet credit goes first, the rest is purchased, and both are split as a batch would have split them."""
-    paid = collecting.collected(collect(collecting, voucher(30 * NANO)))
-    assert paid.paid == Parts(purchased_nlai=20 * NANO, faucet_nlai=10 * NANO)
+    paid = pay(lapsed, voucher(30 * NANO))
+    assert paid[:4] == (0, 0, 1, Parts(purchased_nlai=20 * NANO, faucet_nlai=10 * NANO))
     assert paid.cuts == tuple(sum(parts) for parts in zip(split(20 * NANO, RATES), split(10 * NANO, RATES), strict=True))
-    assert collecting.users.account(0) == Account(80 * NANO, 0, NEXUS)
-    collecting.tokenomics.claim(WHO.stranger, 1).raise_for_revert()
-    assert collecting.token.balance_nlai(address("operator 1")) == paid.cuts.operators_nlai
-    assert money(collecting)[-2:] == (0, 0)
+    assert lapsed.users.account(0) == Account(80 * NANO, 0, NEXUS)
+    lapsed.tokenomics.claim(WHO.stranger, 1).raise_for_revert()
+    assert lapsed.token.balance_nlai(address("operator 1")) == paid.cuts.operators_nlai
+    assert money(lapsed)[-2:] == (0, 0)
 
 
 def test_a_dead_nexus_takes_several_epochs_with_it_and_each_is_collected(network: Network) -> None:
-    go_to(network, EPOCHS.grace_end_s(2))
-    for epoch in range(3):
-        for node in range(NODES):
-            collect(network, voucher(NANO, payer=1, node=node, epoch=epoch)).raise_for_revert()
+    go_to(network, EPOCHS.lapse_s(2))
+    promises = [voucher(NANO, payer=1, node=node, epoch=epoch) for epoch in range(3) for node in range(NODES)]
+    for promise in promises:
+        present(network, promise).raise_for_revert()
+    wait(network)
+    for promise in promises:
+        collect(network, promise).raise_for_revert()
     assert network.users.account(1).purchased_nlai == 94 * NANO
 
 
-def test_a_later_voucher_with_more_pays_the_difference(collecting: Network) -> None:
+def test_what_is_presented_waits_for_the_grace_of_the_epoch_it_is_presented_in(lapsed: Network) -> None:
+    promise = voucher(NANO, payer=1)
+    present(lapsed, promise).raise_for_revert()
+    assert lapsed.users.account(1).purchased_nlai == 100 * NANO
+    go_to(lapsed, EPOCHS.lapse_s(3) - 1)
+    refused(collect(lapsed, promise), "VoucherWaits(since=3, current=5)")
+    go_to(lapsed, EPOCHS.lapse_s(3))
+    collect(lapsed, promise).raise_for_revert()
+    refused(collect(lapsed, promise), "NothingPresented(epoch=0, payer=1, node=1)")
+
+
+def test_batches_that_are_still_open_find_the_escrow_as_it_was_before_the_voucher(lapsed: Network) -> None:
+    """Presented in epoch 3, it is paid after the last batch of an epoch that had begun by then."""
+    promise = voucher(80 * NANO, payer=1)
+    present(lapsed, promise).raise_for_revert()
+    go_to(lapsed, EPOCHS.lapse_s(3) - 1)
+    batch = chunk({1: (70 * NANO, 0)}, {0: (70 * NANO, 0)}, epoch=3)
+    assert lapsed.settled(batch, lapsed.tokenomics.settle(WHO.oracle, batch)).applied.tolist() == [1]
+    go_to(lapsed, EPOCHS.lapse_s(3))
+    assert lapsed.collected(collect(lapsed, promise)).paid == Parts(30 * NANO, 0)
+
+
+def test_a_later_voucher_with_more_pays_the_difference_and_waits_anew(lapsed: Network) -> None:
     for value, rest in ((4, 96), (10, 90), (11, 89)):
-        collect(collecting, voucher(value * NANO, payer=1)).raise_for_revert()
-        assert collecting.users.account(1).purchased_nlai == rest * NANO
-        assert collecting.tokenomics.collected_nlai(voucher(0, payer=1)) == value * NANO
+        promise = voucher(value * NANO, payer=1)
+        present(lapsed, promise).raise_for_revert()
+        assert not collect(lapsed, promise).ok
+        wait(lapsed)
+        collect(lapsed, promise).raise_for_revert()
+        assert lapsed.users.account(1).purchased_nlai == rest * NANO
+        assert lapsed.tokenomics.presented(*promise[:4])[:2] == (value * NANO, value * NANO)
 
 
-def test_a_payer_who_has_less_pays_what_there_is_and_the_rest_when_it_is_funded(collecting: Network) -> None:
+def test_a_payer_who_has_less_pays_what_there_is_and_the_rest_when_it_is_funded(lapsed: Network) -> None:
     promise = voucher(130 * NANO, payer=1)
-    assert collecting.collected(collect(collecting, promise)).paid == Parts(100 * NANO, 0)
-    refused(collect(collecting, promise), "NothingToCollect(payer=1)")
-    collecting.users.fund(WHO.holder, [1], [50 * NANO]).raise_for_revert()
-    assert collecting.collected(collect(collecting, promise)).paid == Parts(30 * NANO, 0)
-    refused(collect(collecting, promise), f"AlreadyCollected(value={130 * NANO}, collected={130 * NANO})")
-    assert collecting.users.account(1).purchased_nlai == 20 * NANO
+    assert pay(lapsed, promise).paid == Parts(100 * NANO, 0)
+    refused(collect(lapsed, promise), "NothingToCollect(payer=1)")
+    refused(present(lapsed, promise), f"AlreadyPresented(value={130 * NANO}, presented={130 * NANO})")
+    lapsed.users.fund(WHO.holder, [1], [50 * NANO]).raise_for_revert()
+    go_to(lapsed, EPOCHS.closed_s(0))
+    assert lapsed.collected(collect(lapsed, promise)).paid == Parts(30 * NANO, 0)
+    assert lapsed.users.account(1).purchased_nlai == 20 * NANO
 
 
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, NODES - 1), st.integers(0, 60 * NANO)), max_size=8))
+PROMISES = st.tuples(st.integers(1, 2), st.integers(0, NODES - 1), st.integers(0, 60 * NANO), st.booleans())
+
+
+@given(st.lists(PROMISES, max_size=8))
 @settings(max_examples=15)
-def test_inv_10_and_11_vouchers_pay_their_largest_value_once_whatever_the_order(promises: list[tuple[int, int, int]]) -> None:
+def test_inv_10_and_11_vouchers_pay_their_largest_value_once_whatever_the_order(
+    promises: list[tuple[int, int, int, bool]],
+) -> None:
     NETWORK.chain.revert(FRESH)
-    go_to(NETWORK, EPOCHS.grace_end_s(0))
+    go_to(NETWORK, EPOCHS.lapse_s(0))
     largest: dict[tuple[int, int], int] = {}
-    for payer, node, value in promises:
-        collect(NETWORK, voucher(value, payer + 1, node))
-        largest[payer, node] = max(value, largest.get((payer, node), 0))
-        collected = [NETWORK.tokenomics.collected_nlai(voucher(0, payer + 1, node)) for node in range(NODES)]
-        assert all(paid <= largest.get((payer, node), 0) for node, paid in enumerate(collected))
-        assert NETWORK.users.account(payer + 1).purchased_nlai == 100 * NANO - sum(collected)
-    for payer in range(2):
+
+    def collect_all() -> None:
+        wait(NETWORK)
+        for payer, node in sorted(largest):
+            collect(NETWORK, voucher(0, payer, node))
+        for payer in (1, 2):
+            paid = [NETWORK.tokenomics.presented(NEXUS, 0, payer, node).paid_nlai for node in range(NODES)]
+            assert all(nlai <= largest.get((payer, node), 0) for node, nlai in enumerate(paid))
+            assert NETWORK.users.account(payer).purchased_nlai == 100 * NANO - sum(paid)
+
+    for payer, node, value, waits in promises:
+        if present(NETWORK, voucher(value, payer, node)).ok:
+            largest[payer, node] = max(value, largest.get((payer, node), 0))
+        if waits:
+            collect_all()
+    collect_all()
+    for payer in (1, 2):
         signed_for = sum(value for (who, _), value in largest.items() if who == payer)
-        assert NETWORK.users.account(payer + 1).purchased_nlai == max(0, 100 * NANO - signed_for)
+        assert NETWORK.users.account(payer).purchased_nlai == max(0, 100 * NANO - signed_for)
 
 
 def test_inv_10_who_was_debited_by_a_batch_owes_no_voucher_and_who_was_skipped_does(network: Network) -> None:
@@ -164,26 +225,26 @@ def test_inv_10_who_was_debited_by_a_batch_owes_no_voucher_and_who_was_skipped_d
     end(network, 0)
     arrived = chunk({0: (NANO, 0), 1: (200 * NANO, 0)}, {1: (201 * NANO, 0)}, number=0)
     assert network.settled(arrived, network.tokenomics.settle(WHO.oracle, arrived)).skipped.tolist() == [1]
-    go_to(network, EPOCHS.grace_end_s(0))
+    go_to(network, EPOCHS.lapse_s(0))
     lost = chunk({2: (3 * NANO, 0)}, {1: (3 * NANO, 0)}, number=1)
     assert not network.tokenomics.settle(WHO.oracle, lost).ok
     before = money(network)
-    refused(collect(network, voucher(NANO, payer=0)), "SettledByBatch(user=0, epoch=0)")
-    refused(collect(network, voucher(NANO, payer=0, node=0)), "SettledByBatch(user=0, epoch=0)")
+    refused(present(network, voucher(NANO, payer=0)), "SettledByBatch(user=0, epoch=0)")
+    refused(present(network, voucher(NANO, payer=0, node=0)), "SettledByBatch(user=0, epoch=0)")
+    refused(collect(network, voucher(NANO, payer=0)), "NothingPresented(epoch=0, payer=0, node=1)")
     assert money(network) == before
     for payer in (1, 2):
-        assert network.collected(collect(network, voucher(3 * NANO, payer=payer))).paid == Parts(3 * NANO, 0)
+        assert pay(network, voucher(3 * NANO, payer=payer)).paid == Parts(3 * NANO, 0)
     assert network.users.account(0).purchased_nlai == 99 * NANO
 
 
 def test_a_batch_of_another_epoch_does_not_stand_in_for_a_voucher(network: Network) -> None:
-    end(network, 1)
-    go_to(network, EPOCHS.grace_end_s(0))
+    go_to(network, EPOCHS.lapse_s(0))
     batch = chunk({0: (NANO, 0)}, {0: (NANO, 0)}, epoch=1)
     assert network.settled(batch, network.tokenomics.settle(WHO.oracle, batch)).applied.tolist() == [0]
-    assert collect(network, voucher(NANO)).ok
-    go_to(network, EPOCHS.grace_end_s(1))
-    refused(collect(network, voucher(NANO, epoch=1)), "SettledByBatch(user=0, epoch=1)")
+    assert present(network, voucher(NANO)).ok
+    go_to(network, EPOCHS.lapse_s(1))
+    refused(present(network, voucher(NANO, epoch=1)), "SettledByBatch(user=0, epoch=1)")
 
 
 def test_what_a_batch_paid_is_remembered_for_as_long_as_its_epoch_could_be_collected() -> None:
@@ -195,36 +256,43 @@ def test_what_a_batch_paid_is_remembered_for_as_long_as_its_epoch_could_be_colle
         batch = chunk({0: (1, 0)}, {0: (1, 0)}, epoch=epoch)
         network.tokenomics.settle(who.oracle, batch).raise_for_revert()
     assert network.clock.collects(0)
-    refused(collect(network, voucher(NANO, node=0)), "SettledByBatch(user=0, epoch=0)")
+    refused(present(network, voucher(NANO, node=0)), "SettledByBatch(user=0, epoch=0)")
+
+
+LAST_S = EPOCHS.lapse_s(0) + EPOCHS.collection * EPOCHS.length_s
 
 
 @pytest.mark.parametrize(
     ("when", "opens"),
-    [
-        (EPOCHS.end_s(0), False),
-        (EPOCHS.grace_end_s(0) - 1, False),
-        (EPOCHS.grace_end_s(0), True),
-        (EPOCHS.closed_s(0) - 1, True),
-        (EPOCHS.closed_s(0), False),
-    ],
+    [(EPOCHS.end_s(0), False), (EPOCHS.lapse_s(0) - 1, False), (EPOCHS.lapse_s(0), True), (LAST_S - 1, True), (LAST_S, False)],
 )
-def test_a_voucher_is_collected_after_the_grace_and_before_the_epoch_is_closed(
-    network: Network, when: int, opens: bool
-) -> None:
+def test_a_voucher_is_presented_between_its_grace_and_the_end_of_collection(network: Network, when: int, opens: bool) -> None:
     go_to(network, when)
     assert network.clock.collects(0) == opens
-    receipt = collect(network, voucher(NANO))
+    receipt = present(network, voucher(NANO))
     if opens:
         assert receipt.ok
     else:
         refused(receipt, f"NotCollecting(epoch=0, current={network.clock.current()})")
 
 
-def test_a_node_that_has_left_still_collects(collecting: Network) -> None:
-    collecting.nodes.deregister(address("operator 1"), 1).raise_for_revert()
-    paid = collecting.collected(collect(collecting, voucher(NANO, payer=1)))
-    collecting.tokenomics.claim(WHO.stranger, 1).raise_for_revert()
-    assert collecting.token.balance_nlai(address("operator 1")) == paid.cuts.operators_nlai
+def test_the_last_voucher_of_an_epoch_can_be_collected_for_an_epoch_before_escrow_is_paid_back(network: Network) -> None:
+    network.users.request_withdrawal(address("owner 1"), 1, 100 * NANO).raise_for_revert()
+    go_to(network, LAST_S - 1)
+    promise = voucher(NANO, payer=1)
+    present(network, promise).raise_for_revert()
+    wait(network)
+    assert EPOCHS.closed_s(0) - network.chain.block().timestamp_s == EPOCHS.length_s
+    go_to(network, EPOCHS.closed_s(0) - 1)
+    refused(network.users.withdraw(address("owner 1"), 1), "EscrowLocked(user=1, epoch=0)")
+    assert collect(network, promise).ok
+
+
+def test_a_node_that_has_left_still_collects(lapsed: Network) -> None:
+    lapsed.nodes.deregister(address("operator 1"), 1).raise_for_revert()
+    paid = pay(lapsed, voucher(NANO, payer=1))
+    lapsed.tokenomics.claim(WHO.stranger, 1).raise_for_revert()
+    assert lapsed.token.balance_nlai(address("operator 1")) == paid.cuts.operators_nlai
 
 
 def mirrored(promise: Signed) -> Signed:
@@ -247,7 +315,7 @@ BAD: list[tuple[Callable[[Network], Signed], str]] = [
     (lambda n: signed(n, voucher(NANO))._replace(signature=bytes(64)), "ECDSAInvalidSignatureLength(length=64)"),
     (lambda n: signed(n, voucher(NANO))._replace(signature=b""), "ECDSAInvalidSignatureLength(length=0)"),
     (lambda n: signed(n, voucher(NANO))._replace(signature=bytes(65)), "ECDSAInvalidSignature()"),
-    (lambda n: signed(n, voucher(0)), "AlreadyCollected(value=0, collected=0)"),
+    (lambda n: signed(n, voucher(0)), "AlreadyPresented(value=0, presented=0)"),
     (lambda n: signed(n, voucher(NANO, node=NODES)), f"UnknownPayee(node={NODES})"),
     (lambda n: signed(n, voucher(NANO, payer=USERS), own(0)), f"UnknownUser(user={USERS})"),
     (lambda n: signed(n, voucher(NANO, nexus=2)), "OtherNexus(user=0, nexus=2)"),
@@ -257,10 +325,10 @@ BAD: list[tuple[Callable[[Network], Signed], str]] = [
 
 @pytest.mark.parametrize(("forge", "reason"), BAD, ids=[f"{i}-{why.split('(')[0]}" for i, (_, why) in enumerate(BAD)])
 def test_a_bad_voucher_is_refused_by_name_and_moves_nothing(
-    collecting: Network, forge: Callable[[Network], Signed], reason: str
+    lapsed: Network, forge: Callable[[Network], Signed], reason: str
 ) -> None:
-    before = money(collecting)
+    before = money(lapsed)
     with pytest.raises(Reverted) as refusal:
-        collecting.tokenomics.collect(WHO.stranger, forge(collecting)).raise_for_revert()
+        lapsed.tokenomics.present(WHO.stranger, forge(lapsed)).raise_for_revert()
     assert str(refusal.value).startswith(reason)
-    assert money(collecting) == before
+    assert money(lapsed) == before

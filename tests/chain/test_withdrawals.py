@@ -46,13 +46,13 @@ def test_purchased_credit_comes_back_when_the_epoch_of_the_request_is_closed(net
     ask(network, 60 * NANO)
     assert network.users.withdrawal(0) == Withdrawal(60 * NANO, 0)
     go_to(network, EPOCHS.closed_s(0) - 1)
-    refused(network.users.withdraw(WHO.stranger, 0), "EscrowLocked(user=0, epoch=0)")
+    refused(network.users.withdraw(OWNER, 0), "EscrowLocked(user=0, epoch=0)")
     go_to(network, EPOCHS.closed_s(0))
-    network.users.withdraw(WHO.stranger, 0).raise_for_revert()
+    network.users.withdraw(OWNER, 0).raise_for_revert()
     assert network.token.balance_nlai(OWNER) == 60 * NANO
     assert network.users.account(0) == Account(40 * NANO, 10 * NANO, NEXUS)
     assert network.users.withdrawal(0) == Withdrawal(0, 0)
-    refused(network.users.withdraw(WHO.stranger, 0), "NothingToWithdraw(user=0)")
+    refused(network.users.withdraw(OWNER, 0), "NothingToWithdraw(user=0)")
     assert backed(network)
 
 
@@ -72,11 +72,13 @@ def test_while_a_batch_is_open_escrow_stays_and_pays_it_first(network: Network) 
 
 def test_while_vouchers_are_open_escrow_stays_and_pays_them_first(network: Network) -> None:
     ask(network, 100 * NANO)
+    go_to(network, EPOCHS.lapse_s(0))
+    promise = Voucher(NEXUS, 0, 0, 0, 75 * NANO, 1, keccak(b"receipts"))
+    separator = domain(network.chain.chain_id, network.tokenomics.address)
+    network.tokenomics.present(WHO.stranger, sign(promise, key("owner 0"), separator)).raise_for_revert()
     go_to(network, EPOCHS.closed_s(0) - 1)
     refused(network.users.withdraw(OWNER, 0), "EscrowLocked(user=0, epoch=0)")
-    promise = Voucher(NEXUS, 0, 0, 0, 75 * NANO, 1, keccak(b"receipts"))
-    domain_ = domain(network.chain.chain_id, network.tokenomics.address)
-    network.tokenomics.collect(WHO.stranger, sign(promise, key("owner 0"), domain_)).raise_for_revert()
+    network.tokenomics.collect(WHO.stranger, *promise[:4]).raise_for_revert()
     go_to(network, EPOCHS.closed_s(0))
     network.users.withdraw(OWNER, 0).raise_for_revert()
     assert network.token.balance_nlai(OWNER) == 35 * NANO  # 10 LAI of the voucher were paid with faucet credit
@@ -102,20 +104,22 @@ def test_a_request_can_be_taken_back(network: Network) -> None:
     assert network.users.account(0).purchased_nlai == 100 * NANO
 
 
-def test_only_the_owner_asks_and_only_the_owner_is_paid(network: Network) -> None:
+def test_only_the_owner_asks_and_withdraws(network: Network) -> None:
     stranger = WHO.stranger
     refused(network.users.request_withdrawal(stranger, 0, 1), f"NotUsersOwner(user=0, caller=0x{stranger.hex()})")
     refused(network.users.request_withdrawal(stranger, 9, 1), f"NotUsersOwner(user=9, caller=0x{stranger.hex()})")
-    refused(network.users.withdraw(stranger, 0), "NothingToWithdraw(user=0)")
+    refused(network.users.withdraw(OWNER, 0), "NothingToWithdraw(user=0)")
     ask(network, NANO)
     go_to(network, EPOCHS.closed_s(0))
-    network.users.withdraw(stranger, 0).raise_for_revert()
-    assert network.token.balance_nlai(stranger) == 0
+    refused(network.users.withdraw(stranger, 0), f"NotUsersOwner(user=0, caller=0x{stranger.hex()})")
+    network.users.withdraw(OWNER, 0).raise_for_revert()
     assert network.token.balance_nlai(OWNER) == NANO
 
 
 def test_faucet_credit_never_comes_back(network: Network) -> None:
-    ask(network, 200 * NANO)
+    asked = network.users.request_withdrawal(OWNER, 0, 100 * NANO + 1)
+    refused(asked, f"CreditTooSmall(user=0, purchased={100 * NANO}, asked={100 * NANO + 1})")
+    ask(network, 100 * NANO)
     go_to(network, EPOCHS.closed_s(0))
     network.users.withdraw(OWNER, 0).raise_for_revert()
     assert network.token.balance_nlai(OWNER) == 100 * NANO
@@ -128,7 +132,7 @@ def test_money_that_would_be_lost_in_a_contract_of_the_network_stays_with_its_us
     network.users.fund(WHO.holder, [2], [NANO]).raise_for_revert()
     network.users.request_withdrawal(network.nodes.address, 2, NANO).raise_for_revert()
     go_to(network, EPOCHS.closed_s(0))
-    refused(network.users.withdraw(WHO.stranger, 2), f"PaysContract(payee=0x{network.nodes.address.hex()})")
+    refused(network.users.withdraw(network.nodes.address, 2), f"PaysContract(payee=0x{network.nodes.address.hex()})")
     assert network.users.account(2).purchased_nlai == NANO
 
 
@@ -141,10 +145,9 @@ def test_inv_11_a_user_never_loses_more_than_was_batched_and_gets_no_more_than_w
     batched = asked = 0
     for number, (what, amount, epochs) in enumerate(steps):
         if what == 0:
-            ask(NETWORK, amount)
-            asked += amount
+            asked += amount if NETWORK.users.request_withdrawal(OWNER, 0, amount).ok else 0
         elif what == 1:
-            NETWORK.users.withdraw(WHO.stranger, 0)
+            NETWORK.users.withdraw(OWNER, 0)
         elif (epoch := NETWORK.clock.current() - 1) >= 0:
             batch = chunk({0: (amount, 0)}, {0: (amount, 0)}, epoch=epoch, number=number)
             NETWORK.tokenomics.settle(WHO.oracle, batch).raise_for_revert()

@@ -59,7 +59,9 @@ def test_a_deposit_that_never_was_changes_what_the_chain_must_skip(
     assert "must skip users [], not [0]" in capsys.readouterr().err
 
 
-def test_without_a_journal_there_is_nothing_to_verify(simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_journal_there_is_nothing_to_verify(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = Path(shutil.copytree(simulated, tmp_path / "copy"))
     (copy / "journal.jsonl").unlink()
     assert main(["verify", str(copy)]) == 2

@@ -19,6 +19,15 @@ def test_the_artifacts_are_built_from_the_sources(tmp_path: Path) -> None:
 
 
 def test_every_contract_is_there_and_hashes_to_something() -> None:
-    assert names() == ("AddressBook", "LAIToken", "NodeRegistry", "Tokenomics", "UserRegistry")
+    assert names() == (
+        "AddressBook",
+        "EpochClock",
+        "LAIToken",
+        "NetworkStatus",
+        "NodeRegistry",
+        "Slashing",
+        "Tokenomics",
+        "UserRegistry",
+    )
     assert all(artifact(name).bytecode for name in names())
     assert len(contracts_hash()) == 64

@@ -284,6 +284,7 @@ def test_nobody_is_told_about_a_node_that_there_is_not(world: World, function: s
         (([b"o" * 20], [b"s" * 20] * 2, [0], [0]), "LengthMismatch(expected=1, given=2)"),
         (([b"o" * 20], [b"s" * 20], [], [0]), "LengthMismatch(expected=1, given=0)"),
         (([b"o" * 20], [b"s" * 20], [0], [0] * 3), "LengthMismatch(expected=1, given=3)"),
+        (([], [], [], []), "NothingToRegister()"),
     ],
 )
 def test_a_join_that_makes_no_sense_is_refused_by_name(world: World, columns: tuple[list[Any], ...], why: str) -> None:

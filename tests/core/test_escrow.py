@@ -3,11 +3,23 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice_core.escrow import SessionKey, covers, due_nlai, may_become, payment, revoked, withdrawal_nlai
+from lattice_core.escrow import (
+    SessionKey,
+    covers,
+    due_nlai,
+    may_ask,
+    may_become,
+    more_nlai,
+    payment,
+    revoked,
+    used,
+    withdrawal_nlai,
+)
 from lattice_core.split import Parts
 
 AMOUNTS = st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 1000))
 BALANCES = st.builds(Parts, AMOUNTS, AMOUNTS)
+SMALL = st.integers(0, 60)
 TIMES = st.integers(0, 100)
 KEYS = st.builds(SessionKey, st.integers(0, 50), st.integers(0, 50), st.integers(0, 2), st.integers(0, 7), TIMES)
 
@@ -19,26 +31,38 @@ def test_a_voucher_takes_faucet_credit_first_and_at_most_what_there_is(balance: 
     assert paid.purchased_nlai == 0 or paid.faucet_nlai == balance.faucet_nlai
 
 
-@given(BALANCES, st.lists(st.tuples(AMOUNTS, BALANCES), max_size=6))
+@given(BALANCES, st.lists(st.tuples(AMOUNTS, TIMES, TIMES, BALANCES), max_size=6))
 def test_vouchers_that_replace_each_other_pay_the_largest_promise_at_most(
-    balance: Parts, steps: list[tuple[int, Parts]]
+    balance: Parts, steps: list[tuple[int, int, int, Parts]]
 ) -> None:
-    collected = 0
-    for value, deposit in steps:
-        paid = payment(balance, due_nlai(value, collected))
+    presented = collected = 0
+    for value, lapse, now, deposit in steps:
+        presented += more_nlai(value, presented)
+        paid = payment(balance, due_nlai(presented, collected, lapse, now))
+        assert now >= lapse or not any(paid)
         collected += sum(paid)
         balance = Parts(*(b - p + d for b, p, d in zip(balance, paid, deposit, strict=True)))
-    assert collected <= max((value for value, _ in steps), default=0)
+    assert presented == max((value for value, *_ in steps), default=0)
+    assert collected <= presented
 
 
-@given(KEYS, BALANCES, st.integers(0, 2), st.integers(0, 2), st.integers(1, 100))
+@given(KEYS, st.lists(SMALL))
+def test_a_key_that_covers_each_promise_in_turn_promises_no_more_than_its_cap(key: SessionKey, promises: list[int]) -> None:
+    left = key.cap_nlai - key.used_nlai
+    for nlai in promises:
+        if covers(key, nlai, key.nexus, 0, key.expiry_s):
+            key = used(key, nlai)
+            left -= nlai
+            assert left == key.cap_nlai - key.used_nlai >= 0
+
+
+@given(KEYS, SMALL, st.integers(0, 2), st.integers(0, 2), st.integers(1, 100))
 def test_what_a_key_covers_a_key_that_replaces_it_covers_too(
-    key: SessionKey, paid: Parts, nexus: int, kind: int, end: int
+    key: SessionKey, nlai: int, nexus: int, kind: int, end: int
 ) -> None:
-    small = Parts(paid.purchased_nlai % 60, paid.faucet_nlai % 60)
     wider = key._replace(cap_nlai=key.cap_nlai + 1, kinds=key.kinds | 1, expiry_s=key.expiry_s + 1)
     assert may_become(key, wider)
-    assert not covers(key, small, nexus, kind, end) or covers(wider, small, nexus, kind, end)
+    assert not covers(key, nlai, nexus, kind, end) or covers(wider, nlai, nexus, kind, end)
 
 
 @given(KEYS.filter(lambda key: key.expiry_s > 0))
@@ -53,13 +77,17 @@ def test_nothing_is_taken_from_a_key(key: SessionKey) -> None:
     assert not any(may_become(key, new) for new in narrower)
 
 
-@given(KEYS, BALANCES, TIMES, st.integers(1, 100))
+@given(KEYS, SMALL, TIMES, st.integers(1, 100))
 def test_a_revoked_key_covers_the_epochs_until_then_and_no_later_one(
-    key: SessionKey, paid: Parts, now_end: int, end: int
+    key: SessionKey, nlai: int, now_end: int, end: int
 ) -> None:
-    small = Parts(paid.purchased_nlai % 60, paid.faucet_nlai % 60)
-    scope = (small, key.nexus, 0, end)
+    scope = (nlai, key.nexus, 0, end)
     assert covers(revoked(key, now_end), *scope) == (covers(key, *scope) and end <= now_end)
+
+
+@given(AMOUNTS, AMOUNTS)
+def test_nobody_asks_for_more_than_there_is(purchased: int, asked: int) -> None:
+    assert may_ask(purchased, asked) == (withdrawal_nlai(purchased, asked, 0, 0) == asked)
 
 
 @given(AMOUNTS, AMOUNTS, TIMES, TIMES)

@@ -1,4 +1,4 @@
-"""The bonus in a simulated network: proposed and paid each epoch, by work and quality, and never more than was burned allows."""
+"""The bonus in a simulated network: proposed and paid each epoch, by work and quality, never more than what burned allows."""
 
 from lattice_core.config import revise
 from lattice_sim import networks
@@ -7,7 +7,10 @@ from lattice_sim.model import LatticeModel
 
 def test_the_pool_is_shared_by_verified_work_up_to_what_was_burned() -> None:
     changes = {"economics.bonus": {"per_day": 1, "window": "5s"}, "sim.epochs": 4, "users.0.budget": {"deposit": 1}}
-    model = LatticeModel(revise(networks.read("local.yaml"), {"reputation.history": 50, **changes}))
+    established = {"reputation.history": 50, "reputation.probe_interval": "2s"}
+    model = LatticeModel(
+        revise(networks.read("local.yaml"), {**established, **changes})
+    )
     while model.running:
         model.step()
     epochs = model.records.columns("epochs")

@@ -21,7 +21,7 @@ def bereft() -> LatticeModel:
     model.decide()
     model.serve()
     model.engine.tell(CloseEpoch(model.t_ns, 0))
-    model.chain.advance_block(model.bridge.epochs.grace_end_s(0) - model.chain.block().timestamp_s)
+    model.chain.advance_block(model.bridge.epochs.lapse_s(0) - model.chain.block().timestamp_s)
     return model
 
 
@@ -39,13 +39,19 @@ def test_nodes_collect_what_was_receipted_and_nothing_twice(bereft: LatticeModel
     operators: Counter[int] = Counter()
     for one in usage:
         signed = bridge.voucher(one)
-        (fact,) = bridge.collect(signed, model.t_ns)
+        assert bridge.present(signed)
+        assert bridge.collect(signed.voucher, model.t_ns) == [], "it waits"
+    presented = bridge.network.clock.current()
+    model.chain.advance_block(bridge.epochs.lapse_s(presented) - model.chain.block().timestamp_s)
+    for one in usage:
+        voucher = bridge.voucher(one).voucher
+        (fact,) = bridge.collect(voucher, model.t_ns)
         assert isinstance(fact, VoucherCollected)
         assert fact.nlai + fact.faucet_nlai == one.nlai
         for part in (fact.nlai, fact.faucet_nlai):
             operators[one.node] += split(part, Rates.of(model.config)).operators_nlai
         model.engine.tell(fact)
-        assert bridge.collect(signed, model.t_ns) == []
+        assert bridge.collect(voucher, model.t_ns) == []
         bridge.check_money()
 
     assert {node: bridge.network.tokenomics.earned(node).operator_nlai for node in operators} == operators

@@ -9,7 +9,7 @@ import mesa
 import pytest
 
 from lattice_core import invariants
-from lattice_core.chain.bridge import ORACLE
+from lattice_core.chain.genesis import role_key
 from lattice_core.chain.port import Reverted
 from lattice_core.records import TABLES
 from lattice_core.streams import entity_key
@@ -176,7 +176,7 @@ def forestalled() -> LatticeModel:
     """A model of which the oracle has already settled the second chunk of the second epoch."""
     model = small(**{"sim.epochs": 3})
     early = chunk({2: (1, 0)}, {0: (1, 0)}, nexus=0, epoch=1, number=1)
-    model.bridge.network.tokenomics.settle(ORACLE, early).raise_for_revert()
+    model.bridge.network.tokenomics.settle(role_key("oracle").address, early).raise_for_revert()
     return model
 
 

@@ -17,13 +17,13 @@ class Epochs(NamedTuple):
         """When an epoch is over and its batch may settle it."""
         return self.start_s + (epoch + 1) * self.length_s
 
-    def grace_end_s(self, epoch: int) -> int:
-        """When its batch may no longer, and its vouchers may be collected."""
+    def lapse_s(self, epoch: int) -> int:
+        """When its batch may no longer, and its vouchers may be presented; and when those presented in it may be collected."""
         return self.end_s(epoch) + self.grace * self.length_s
 
     def closed_s(self, epoch: int) -> int:
-        """When nothing can be charged for it any more."""
-        return self.grace_end_s(epoch) + self.collection * self.length_s
+        """When nothing can be charged for it any more: its last voucher has waited, and then had an epoch to be collected."""
+        return self.lapse_s(epoch) + (self.collection + self.grace + 1) * self.length_s
 
 
 class EpochClock(Contract):
@@ -39,6 +39,9 @@ class EpochClock(Contract):
 
     def settles(self, epoch: int) -> bool:
         return bool(self._read("settles", epoch))
+
+    def lapsed(self, epoch: int) -> bool:
+        return bool(self._read("lapsed", epoch))
 
     def collects(self, epoch: int) -> bool:
         return bool(self._read("collects", epoch))

@@ -17,7 +17,6 @@ from lattice_core.chain.contracts.token import Token
 from lattice_core.chain.contracts.tokenomics import Tokenomics
 from lattice_core.chain.contracts.users import Users
 from lattice_core.chain.port import Chain, Receipt
-from lattice_core.chain.vouchers import Voucher
 from lattice_core.split import Cuts, Parts
 
 
@@ -38,7 +37,9 @@ class Settled:
 class Collected(NamedTuple):
     """What collecting a voucher paid, and how it was split."""
 
-    voucher: Voucher
+    epoch: int
+    payer: int
+    node: int
     paid: Parts
     cuts: Cuts
 
@@ -84,4 +85,5 @@ class Network:
         """What collecting a voucher did. Raises Reverted if it did nothing."""
         receipt.raise_for_revert()
         (event,) = self.tokenomics.logged("VoucherCollected", receipt)
-        return Collected(Voucher(*event["voucher"]), Parts(event["purchased"], event["faucet"]), Cuts(*event["cuts"]))
+        paid = Parts(event["purchased"], event["faucet"])
+        return Collected(event["epoch"], event["payer"], event["node"], paid, Cuts(*event["cuts"]))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lattice_core.batch import Chunk
 from lattice_core.chain.contracts.contract import Contract
 from lattice_core.chain.port import Receipt
-from lattice_core.chain.vouchers import Signed, Voucher
+from lattice_core.chain.vouchers import Signed
 from lattice_core.split import Rates
 
 _ENTRY = np.dtype([("id", ">u4"), ("faucet", ">u8"), ("purchased", ">u8")])
@@ -30,6 +30,14 @@ class Earned(NamedTuple):
     operator_nlai: int
     delegators_nlai: int
     burned_nlai: int
+
+
+class Presented(NamedTuple):
+    """What was presented for a (nexus, epoch, payer, node), what of it is paid, and the epoch in which it was presented."""
+
+    value_nlai: int
+    paid_nlai: int
+    since: int
 
 
 class BonusTerms(NamedTuple):
@@ -58,9 +66,17 @@ class Tokenomics(Contract):
         head = b"".join(word.to_bytes(32, "big") for word in (chunk.nexus, chunk.epoch, chunk.chunk, first, second))
         return self.abi.functions["settle"].selector + head + users + nodes
 
-    def collect(self, sender: bytes, signed: Signed) -> Receipt:
-        """Pay a node what a payer signed for and no batch settled."""
-        return self._send(sender, "collect", tuple(signed.voucher), signed.signature)
+    def present(self, sender: bytes, signed: Signed) -> Receipt:
+        """Present what a payer signed for and no batch settled; it can be collected once the grace of this epoch is over."""
+        return self._send(sender, "present", tuple(signed.voucher), signed.signature)
+
+    def collect(self, sender: bytes, nexus: int, epoch: int, payer: int, node: int) -> Receipt:
+        """Pay a node what was presented, as far as the payer's credit goes."""
+        return self._send(sender, "collect", nexus, epoch, payer, node)
+
+    def open_books(self, sender: bytes, nodes: Sequence[int]) -> Receipt:
+        """Make the first payment of these nodes as cheap as the next."""
+        return self._send(sender, "openBooks", nodes)
 
     def claim(self, sender: bytes, node: int) -> Receipt:
         """Pay the node's operator what the node has earned."""
@@ -106,9 +122,8 @@ class Tokenomics(Contract):
     def earned(self, node: int) -> Earned:
         return Earned(*self._read("earned", node))
 
-    def collected_nlai(self, voucher: Voucher) -> int:
-        """What has been paid for the voucher's (nexus, epoch, payer, node)."""
-        return int(self._read("collected", voucher.nexus, voucher.epoch, voucher.payer, voucher.node))
+    def presented(self, nexus: int, epoch: int, payer: int, node: int) -> Presented:
+        return Presented(*self._read("presented", nexus, epoch, payer, node))
 
     def budget_left_nlai(self) -> int:
         """What the faucet may grant now."""

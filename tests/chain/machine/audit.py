@@ -39,6 +39,8 @@ class Audit:
         match call.contract, call.function:
             case "Tokenomics", "settle":
                 self._settled(call, events)
+            case "Tokenomics", "present":
+                self._presented(call)
             case "Tokenomics", "collect":
                 self._collected(call, events)
             case ("UserRegistry", "fund") | ("Tokenomics", "grantFaucet"):
@@ -83,15 +85,19 @@ class Audit:
             self._batched.add(payer)
             self._charged[entry.id] += entry.purchased + entry.faucet
 
-    def _collected(self, call: Call, events: Sequence[Event]) -> None:
-        (nexus, epoch, payer, node, value, *_), _ = call.args
+    def _presented(self, call: Call) -> None:
+        (*key, value, _, _), _ = call.args
+        _, epoch, payer, _ = key
         assert (epoch, payer) not in self._batched, f"INV-10: user {payer} pays by batch and by voucher for epoch {epoch}"
         self._vouchered.add((epoch, payer))
-        key = (nexus, epoch, payer, node)
-        self._paid[key] += sum(e.args["purchased"] + e.args["faucet"] for e in events if e.name == "VoucherCollected")
-        grown = max(0, value - self._signed[key])
-        self._signed[key] += grown
+        grown = max(0, value - self._signed[tuple(key)])
+        self._signed[tuple(key)] += grown
         self._charged[payer] += grown
+
+    def _collected(self, call: Call, events: Sequence[Event]) -> None:
+        key = call.args
+        assert (key[1], key[2]) not in self._batched, f"INV-10: user {key[2]} pays by batch and by voucher for epoch {key[1]}"
+        self._paid[key] += sum(e.args["purchased"] + e.args["faucet"] for e in events if e.name == "VoucherCollected")
         assert self._paid[key] <= self._signed[key], f"INV-10: vouchers {key} paid {self._paid[key]} of {self._signed[key]}"
 
     def _withdrawn(self, user: int, events: Sequence[Event]) -> None:

@@ -1,10 +1,14 @@
 """Who is who, as the address book should have it."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lattice_core.chain.contracts.contract import name32
 from tests.chain.machine.shadow import NOBODY, Refused, Shadow, Tx
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 
 class Book(Shadow):
@@ -13,7 +17,7 @@ class Book(Shadow):
     NAME = "AddressBook"
     owner = NOBODY
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.oracles: dict[int, bytes] = {}
         self.roles: dict[bytes, bytes] = {}

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lattice_core.decay import decayed
 from lattice_core.units import PPM
 from tests.chain.machine.shadow import NOBODY, Refused, Shadow, Tx, only_contract, only_owner, same_length
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 LONGEST_ENDPOINT = 256
 LONGEST_THAW_S = 90 * 86_400
@@ -47,7 +50,7 @@ class Nodes(Shadow):
 
     NAME = "NodeRegistry"
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.nodes: list[Node] = []
         self.terms = Terms(0, 0, 1, 0)
@@ -145,6 +148,8 @@ class Nodes(Shadow):
         self, tx: Tx, operators: Sequence[bytes], signers: Sequence[bytes], kinds: Sequence[int], clusters: Sequence[int]
     ) -> None:  # fmt: skip
         same_length(operators, signers, kinds, clusters)
+        if not operators:
+            raise Refused("NothingToRegister")
         price, burned = self.price(tx.now_s), 0
         for row, (operator, signer, kind, cluster) in enumerate(zip(operators, signers, kinds, clusters, strict=True)):
             node = len(self.nodes) + row

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lattice_core.chain.contracts.slashing import ANSWER
 from lattice_core.chain.typed_data import digest
 from lattice_core.units import PPM
 from tests.chain.machine.shadow import Refused, Shadow, Tx, only_oracle, only_owner, signer_of
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 OPEN, APPEALED, CLOSED = 1, 2, 3
 LONGEST_WINDOW_S = 30 * 86_400
@@ -39,7 +42,7 @@ class Slashing(Shadow):
 
     NAME = "Slashing"
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.terms = Terms(0, 0, 0, 1)
         self.proposals: list[Proposal] = []

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lattice_core.chain.abi import keccak
 from tests.chain.machine.shadow import Refused, Shadow, Tx, only_oracle, only_owner, same_length
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 LONGEST_WINDOW_S = 30 * 86_400
 
@@ -31,7 +35,7 @@ class Status(Shadow):
 
     NAME = "NetworkStatus"
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.window = 0
         self.posts: dict[tuple[int, int], Post] = {}

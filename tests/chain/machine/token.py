@@ -5,11 +5,15 @@ event, either: whoever applies a permit counts it.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lattice_core.chain.typed_data import digest
 from lattice_core.units import NANO
 from tests.chain.machine.shadow import NOBODY, Refused, Shadow, Tx, only_contract, signer_of
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 ALL = 2**256 - 1
 PERMIT = "Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
@@ -20,7 +24,7 @@ class Token(Shadow):
 
     NAME = "LAIToken"
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.balances: dict[bytes, int] = {}
         self.allowed: set[tuple[bytes, bytes]] = set()

@@ -1,7 +1,7 @@
 """Settlement, vouchers, faucet and bonus as they should be."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.typed_data import digest
@@ -23,6 +23,9 @@ from tests.chain.machine.shadow import (
 )
 from tests.chain.machine.users import Entry
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 ENTRY = 20
 MOST_ENTRIES = 1_000
@@ -46,6 +49,14 @@ class Earned(NamedTuple):
     burned: int
 
 
+class Presented(NamedTuple):
+    """As in Vouchers.sol."""
+
+    value: int
+    paid: int
+    since: int
+
+
 class Terms(NamedTuple):
     """As in Bonus.sol."""
 
@@ -67,13 +78,13 @@ class Tokenomics(Shadow):
 
     NAME = "Tokenomics"
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.claims = Owed(0, 0, 0, 0)
         self.rates = Rates(0, 0, 0, 0, 0)
         self.earned: dict[int, Earned] = {}
         self.chunks: set[tuple[int, int, int]] = set()
-        self.collected: dict[tuple[int, int, int, int], int] = {}
+        self.presented: dict[tuple[int, int, int, int], Presented] = {}
         self.budget = (0, 0, 1)
         self.terms = Terms(0, 0, 0)
         self.paid_until = 0
@@ -101,11 +112,16 @@ class Tokenomics(Shadow):
                 self._owe(treasury=-e["nanoLai"])
             case "ChunkSettled":
                 self._settled(event)
+            case "VoucherPresented":
+                *key, value, _, _ = e["voucher"]
+                before = self.presented.get(tuple(key), Presented(0, 0, 0))
+                self.presented[tuple(key)] = Presented(value, before.paid, e["since"])
+                self.model.users.promised(key[2], e["signer"], value - before.value)
             case "VoucherCollected":
-                nexus, epoch, payer, node, *_ = e["voucher"]
-                key = (nexus, epoch, payer, node)
-                self.collected[key] = self.collected.get(key, 0) + e["purchased"] + e["faucet"]
-                self._earn(node, e["purchased"], e["faucet"], below_ceiling(self.rates, self.claims.treasury))
+                key = (e["nexus"], e["epoch"], e["payer"], e["node"])
+                paid = self.presented[key].paid + e["purchased"] + e["faucet"]
+                self.presented[key] = self.presented[key]._replace(paid=paid)
+                self._earn(e["node"], e["purchased"], e["faucet"], below_ceiling(self.rates, self.claims.treasury))
                 self._record(Cuts(*e["cuts"]))
             case "TermsSet":
                 self.terms, self.paid_until = Terms(*e["terms"]), event.time_s
@@ -178,8 +194,8 @@ class Tokenomics(Shadow):
             yield self.view("proposal", (), 0, 0, 0)
         for node, it in self.earned.items():
             yield self.view("earned", (node,), *it)
-        for key, paid in list(self.collected.items())[-8:]:
-            yield self.view("collected", key, paid)
+        for key, it in list(self.presented.items())[-8:]:
+            yield self.view("presented", key, *it)
         for chunk in sorted(self.chunks)[-4:]:
             yield self.view("isSettled", chunk, 1)
             nexus, epoch, number = chunk
@@ -193,7 +209,7 @@ class Tokenomics(Shadow):
         check_entries(users)
         check_entries(nodes)
         epochs = self.model.epochs
-        if not epochs.end_s(epoch) <= tx.now_s < epochs.grace_end_s(epoch):
+        if not epochs.end_s(epoch) <= tx.now_s < epochs.lapse_s(epoch):
             raise Refused("NotSettling", epoch=epoch, current=self.model.epoch_at(tx.now_s))
         if (nexus, epoch, chunk) in self.chunks:
             raise Refused("AlreadySettled", nexus=nexus, epoch=epoch, chunk=chunk)
@@ -216,26 +232,42 @@ class Tokenomics(Shadow):
         self.emit(tx, "ChunkSettled", **fields, cuts=tuple(cuts), users=users, nodes=nodes)
         self._burn(tx, cuts)
 
-    def collect(self, tx: Tx, voucher: tuple[Any, ...], signature: bytes) -> None:
+    def present(self, tx: Tx, voucher: tuple[Any, ...], signature: bytes) -> None:
         nexus, epoch, payer, node, value, *_ = voucher
-        epochs = self.model.epochs
-        if not epochs.grace_end_s(epoch) <= tx.now_s < epochs.closed_s(epoch):
-            raise Refused("NotCollecting", epoch=epoch, current=self.model.epoch_at(tx.now_s))
+        epochs, now = self.model.epochs, self.model.epoch_at(tx.now_s)
+        lapse_s = epochs.lapse_s(epoch)
+        if not lapse_s <= tx.now_s < lapse_s + epochs.collection * epochs.length_s:
+            raise Refused("NotCollecting", epoch=epoch, current=now)
         if node >= len(self.model.nodes.nodes):
             raise Refused("UnknownPayee", node=node)
-        before = self.collected.get((nexus, epoch, payer, node), 0)
-        if value <= before:
-            raise Refused("AlreadyCollected", value=value, collected=before)
         signer = signer_of(digest(self.model.domain(self.NAME), TYPE, voucher), signature)
+        before = self.presented.get((nexus, epoch, payer, node), Presented(0, 0, 0)).value
+        if value <= before:
+            raise Refused("AlreadyPresented", value=value, presented=before)
+        self.emit(tx, "VoucherPresented", voucher=tuple(voucher), signer=signer, since=now)
         kind = self.model.nodes.nodes[node].kind
-        purchased, faucet = self.model.users.pay_voucher(tx, nexus, epoch, payer, kind, value - before, signer)
+        self.model.users.check_promise(nexus, epoch, payer, kind, value - before, signer)
+
+    def collect(self, tx: Tx, nexus: int, epoch: int, payer: int, node: int) -> None:
+        it = self.presented.get((nexus, epoch, payer, node), Presented(0, 0, 0))
+        if it.value == it.paid:
+            raise Refused("NothingPresented", epoch=epoch, payer=payer, node=node)
+        if tx.now_s < self.model.epochs.lapse_s(it.since):
+            raise Refused("VoucherWaits", since=it.since, current=self.model.epoch_at(tx.now_s))
+        purchased, faucet = self.model.users.pay_voucher(tx, payer, it.value - it.paid)
         if purchased + faucet == 0:
             raise Refused("NothingToCollect", payer=payer)
         in_force = below_ceiling(self.rates, self.claims.treasury)
         cuts = _sum([split(purchased, in_force), split(faucet, in_force)])
-        fields = {"voucher": tuple(voucher), "purchased": purchased, "faucet": faucet}
-        self.emit(tx, "VoucherCollected", **fields, cuts=tuple(cuts))
+        key = {"nexus": nexus, "epoch": epoch, "payer": payer, "node": node}
+        self.emit(tx, "VoucherCollected", **key, purchased=purchased, faucet=faucet, cuts=tuple(cuts))
         self._burn(tx, cuts)
+
+    def open_books(self, tx: Tx, nodes: Sequence[int]) -> None:
+        """What is prepared shows in the gas only."""
+        for node in nodes:
+            if node >= len(self.model.nodes.nodes):
+                raise Refused("UnknownPayee", node=node)
 
     def endow(self, tx: Tx, nlai: int) -> None:
         self.emit(tx, "Endowed", **{"from": tx.sender, "nanoLai": nlai})
@@ -290,6 +322,8 @@ class Tokenomics(Shadow):
 
     def set_terms(self, tx: Tx, terms: tuple[int, ...]) -> None:
         only_owner(self.model, tx)
+        if self.proposal:
+            self.reject_bonus(tx)
         if terms[1] >= PPM:
             raise Refused("ReturnedTooLarge", ppm=terms[1])
         self.emit(tx, "TermsSet", terms=tuple(terms))
@@ -299,14 +333,14 @@ class Tokenomics(Shadow):
         if self.proposal:
             raise Refused("ProposalOpen", until=self.proposal.until)
         check_entries(weights)
+        if not sum(entry.purchased for entry in entries_of(weights)):
+            raise Refused("WeightsZero")
         self.emit(tx, "BonusProposed", nexus=nexus, weights=weights, until=tx.now_s + self.terms.window)
 
     def reject_bonus(self, tx: Tx) -> None:
         only_owner(self.model, tx)
         if not self.proposal:
             raise Refused("NoProposal")
-        if tx.now_s >= self.proposal.until:
-            raise Refused("WindowClosed", until=self.proposal.until)
         self.emit(tx, "BonusRejected", weights=keccak(self.proposal.weights))
 
     def pay_bonus(self, tx: Tx, weights: bytes) -> None:
@@ -317,11 +351,9 @@ class Tokenomics(Shadow):
         if weights != self.proposal.weights:
             raise Refused("WeightsDiffer", proposed=keccak(self.proposal.weights), given=keccak(weights))
         token = self.model.token
-        elapsed_s = max(0, self.proposal.since - self.paid_until)
+        elapsed_s = self.proposal.since - self.paid_until
         most = self.claims.treasury + (self.model.cap_wei - token.minted) // NANO
         pool = min(self.terms.per_day * elapsed_s // DAY_S, most)
-        if not sum(entry.purchased for entry in entries_of(weights)):
-            raise Refused("WeightsZero")
         total = sum(operator + delegators for _, operator, delegators in self._bonuses(weights, pool))
         treasury = min(total, self.claims.treasury)
         self.emit(tx, "BonusPaid", weights=keccak(weights), pool=pool, treasury=treasury, minted=total - treasury)

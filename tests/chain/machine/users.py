@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.chain.machine.shadow import NOBODY, Refused, Shadow, Tx, check_payee, only_contract, only_role, same_length
 from tests.chain.machine.wire import Event, View
+
+if TYPE_CHECKING:
+    from tests.chain.machine.model import Model
 
 REMEMBERED = 64
 
@@ -45,7 +48,7 @@ class Users(Shadow):
 
     NAME = "UserRegistry"
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: "Model") -> None:
         super().__init__(model)
         self.users: list[User] = []
         self.identities: dict[bytes, int] = {}
@@ -69,12 +72,8 @@ class Users(Shadow):
             case "UserSkipped":
                 self._skipped.append(Entry(e["user"], e["purchased"], e["faucet"]))
             case "VoucherDebited":
-                user = self.users[e["user"]]
-                user.purchased -= e["purchased"]
-                user.faucet -= e["faucet"]
-                if e["signer"] != user.owner:
-                    key = self.keys[e["user"], e["signer"]]
-                    self.keys[e["user"], e["signer"]] = key._replace(used=key.used + e["purchased"] + e["faucet"])
+                self.users[e["user"]].purchased -= e["purchased"]
+                self.users[e["user"]].faucet -= e["faucet"]
             case "WithdrawalRequested":
                 self.asked[e["user"]] = (e["nanoLai"], e["epoch"])
             case "Withdrawn":
@@ -100,8 +99,11 @@ class Users(Shadow):
         assert not skipped
         return applied
 
-    def is_settled(self, user: int, epoch: int) -> bool:
-        return epoch in self.users[user].settled
+    def promised(self, user: int, signer: bytes, nlai: int) -> None:
+        """A voucher for so much more was presented; a session key has that much less left."""
+        if signer != self.users[user].owner:
+            key = self.keys[user, signer]
+            self.keys[user, signer] = key._replace(used=key.used + nlai)
 
     def total(self) -> int:
         return sum(user.purchased + user.faucet for user in self.users)
@@ -147,15 +149,23 @@ class Users(Shadow):
         only_contract(self.model, tx, "Tokenomics")
         raise AssertionError("Tokenomics debits with `debit_entries`")
 
-    def debit_voucher(self, tx: Tx, *args: Any) -> None:
+    def authorise(self, tx: Tx, *args: Any) -> None:
+        only_contract(self.model, tx, "Tokenomics")
+        raise AssertionError("Tokenomics asks with `check_promise`")
+
+    def debit_voucher(self, tx: Tx, user: int, asked: int) -> None:
         only_contract(self.model, tx, "Tokenomics")
         raise AssertionError("Tokenomics debits with `pay_voucher`")
 
     def request_withdrawal(self, tx: Tx, user: int, nlai: int) -> None:
         self._only_users_owner(tx, user)
+        purchased = self.users[user].purchased
+        if nlai > purchased:
+            raise Refused("CreditTooSmall", user=user, purchased=purchased, asked=nlai)
         self.emit(tx, "WithdrawalRequested", user=user, nanoLai=nlai, epoch=self.model.epoch_at(tx.now_s))
 
     def withdraw(self, tx: Tx, user: int) -> None:
+        self._only_users_owner(tx, user)
         asked, epoch = self.asked.get(user, (0, 0))
         amount = min(asked, self.users[user].purchased) if asked else 0
         if not amount:
@@ -214,10 +224,8 @@ class Users(Shadow):
         self.model.token.move(tx, self.NAME, self.model.addresses["Tokenomics"], total)
         return applied
 
-    def pay_voucher(
-        self, tx: Tx, nexus: int, epoch: int, payer: int, kind: int, asked: int, signer: bytes
-    ) -> tuple[int, int]:  # fmt: skip
-        """(purchased, faucet) that a voucher takes."""
+    def check_promise(self, nexus: int, epoch: int, payer: int, kind: int, nlai: int, signer: bytes) -> None:
+        """Whether `signer` may promise so much more."""
         if payer >= len(self.users):
             raise Refused("UnknownUser", user=payer)
         user = self.users[payer]
@@ -225,15 +233,19 @@ class Users(Shadow):
             raise Refused("OtherNexus", user=payer, nexus=nexus)
         if epoch in user.settled:
             raise Refused("SettledByBatch", user=payer, epoch=epoch)
+        if signer != user.owner:
+            self._check_key(payer, signer, nexus, epoch, kind, nlai)
+
+    def pay_voucher(self, tx: Tx, payer: int, asked: int) -> tuple[int, int]:
+        """(purchased, faucet) that a voucher takes."""
+        user = self.users[payer]
         faucet = min(asked, user.faucet)
         purchased = min(asked - faucet, user.purchased)
-        if signer != user.owner:
-            self._use_key(payer, signer, nexus, epoch, kind, purchased + faucet)
-        self.emit(tx, "VoucherDebited", user=payer, epoch=epoch, signer=signer, purchased=purchased, faucet=faucet)
+        self.emit(tx, "VoucherDebited", user=payer, purchased=purchased, faucet=faucet)
         self.model.token.move(tx, self.NAME, self.model.addresses["Tokenomics"], purchased + faucet)
         return purchased, faucet
 
-    def _use_key(self, user: int, key: bytes, nexus: int, epoch: int, kind: int, amount: int) -> None:
+    def _check_key(self, user: int, key: bytes, nexus: int, epoch: int, kind: int, amount: int) -> None:
         session = self.keys.get((user, key))
         if session is None or not session.expiry:
             raise Refused("NotUsersKey", user=user, signer=key)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from lattice_core.chain.abi import keccak, reason
@@ -114,7 +115,7 @@ class World:
         assert said == refusal, f"{said or 'it succeeds'}, expected: {refusal or 'success'}"
         events = self.wire.events(receipt.logs, now_s)
         emitted = [event for event in events if event.name != "DelegateVotesChanged"]
-        assert emitted == expected, f"emitted {emitted}, expected {expected}"
+        assert emitted == expected, "emitted {}, expected {}".format(*_first_difference(emitted, expected))
         if receipt.ok:
             self.audit.see(step, events, now_s)
             self.model.apply(events)
@@ -161,8 +162,8 @@ class World:
                 case "BonusPaid":
                     ids["node"].update(self.model.tokenomics.earned)
                 case "VoucherCollected":
-                    ids["user"].add(e["voucher"][2])
-                    ids["node"].add(e["voucher"][3])
+                    ids["user"].add(e["payer"])
+                    ids["node"].add(e["node"])
                 case "Funded" | "FaucetGranted":
                     ids["user"].update(e["users"])
                 case _:
@@ -182,6 +183,10 @@ class World:
     def _logged(self) -> Iterator[Event]:
         for time_s, logs in self._chain.logs:
             yield from self.wire.events(logs, time_s)
+
+
+def _first_difference(emitted: Sequence[Event], expected: Sequence[Event]) -> tuple[Event | None, Event | None]:
+    return next((ours, theirs) for ours, theirs in zip_longest(emitted, expected) if ours != theirs)
 
 
 def _genesis() -> Genesis:
