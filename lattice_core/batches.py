@@ -94,6 +94,19 @@ def batch_lapsed(S: Handle, chunk: int, epoch: int, t_ns: int) -> int:
 
 
 @jit
+def voucher_presented(S: Handle, account: int, nlai: int, t_ns: int) -> int:
+    """A voucher waits to be paid: new reservations leave that much, so that it never takes what a batch will claim."""
+    begin(S, t_ns)
+    if not has_account(S, account) or not 0 < nlai <= MAX_SUPPLY_NLAI:
+        return ignored(S)
+    a = account_at(S, account)
+    a.promised_nlai = min(a.promised_nlai + nlai, MAX_SUPPLY_NLAI)
+    fold(S, account)
+    fold(S, nlai)
+    return 0
+
+
+@jit
 def voucher_collected(S: Handle, epoch: int, account: int, node: int, nlai: int, faucet_nlai: int, t_ns: int) -> int:
     """The chain paid a node by voucher: out of what the account has overdue, and what it has free if that is too little.
 
@@ -108,6 +121,7 @@ def voucher_collected(S: Handle, epoch: int, account: int, node: int, nlai: int,
     if batch != NONE:
         _lapse(S, batch)
     a, n = account_at(S, account), node_at(S, node)
+    a.promised_nlai = max(0, a.promised_nlai - nlai - faucet_nlai)
     overdue, faucet_overdue = min(nlai, a.overdue_nlai), min(faucet_nlai, a.faucet_overdue_nlai)
     free, faucet_free = min(nlai - overdue, a.free_nlai), min(faucet_nlai - faucet_overdue, a.faucet_free_nlai)
     a.overdue_nlai -= overdue

@@ -1,6 +1,7 @@
 """What leaves a user's escrow other than by batch: the shadow of the rules for vouchers, session keys and withdrawals.
 
-They are those of `contracts/src/UserRegistry.sol` and `Tokenomics.sol`, to the nanoLAI; batches are `lattice_core.split`.
+They are those of `contracts/src/UserRegistry.sol`, to the nanoLAI; what of a voucher is due is `lattice_core.promises`, and
+batches are `lattice_core.split`.
 """
 
 from typing import NamedTuple
@@ -19,18 +20,6 @@ class SessionKey(NamedTuple):
     nexus: int
     kinds: int
     expiry_s: int
-
-
-def more_nlai(value_nlai: int, presented_nlai: int) -> int:
-    """What a voucher promises on top of the one presented before it; one that promises no more cannot be presented."""
-    return max(0, value_nlai - presented_nlai)
-
-
-def due_nlai(value_nlai: int, paid_nlai: int, lapse_s: int, now_s: int) -> int:
-    """What may be paid now of a voucher that was presented: nothing until the epoch in which it was has lapsed, as batches
-    that charge the payer for it, or for one before, come first.
-    """
-    return value_nlai - paid_nlai if now_s >= lapse_s else 0
 
 
 def payment(balance: Parts, nlai: int) -> Parts:

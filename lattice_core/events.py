@@ -91,6 +91,14 @@ class BatchLapsed(NamedTuple):
     chunk: int
 
 
+class VoucherPresented(NamedTuple):
+    """Chain fact: a voucher promises a node `nlai` more of the account's credit than before, and waits to be collected."""
+
+    t_ns: int
+    account: int
+    nlai: int
+
+
 class VoucherCollected(NamedTuple):
     """Chain fact: a node collected this much of what an account owed it for `epoch`, by voucher."""
 
@@ -244,6 +252,7 @@ type Event = (
     | BatchConfirmed
     | BatchFailed
     | BatchLapsed
+    | VoucherPresented
     | VoucherCollected
     | WithdrawalRequested
     | Withdrawn

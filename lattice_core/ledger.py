@@ -50,8 +50,8 @@ def root_of(S: Handle, request: int) -> int:
 
 @jit
 def available_nlai(S: Handle, request: int) -> int:
-    """The most that one more leg of `request` may cost: what is held and not committed, and for a root what its account has
-    free and is not withdrawing.
+    """The most that one more leg of `request` may cost: what is held and not committed, and for a root what its account can
+    spend.
 
     A sub-request never reaches past its root's reservation.
     """
@@ -59,8 +59,19 @@ def available_nlai(S: Handle, request: int) -> int:
     uncommitted = r.hold_nlai + r.hold_faucet_nlai - r.committed_nlai
     if request_at(S, request).parent != NONE:
         return uncommitted
-    a = account_at(S, r.account)
-    return uncommitted + max(0, a.free_nlai - a.withdrawing_nlai) + a.faucet_free_nlai
+    purchased, faucet = _spendable(S, r.account)
+    return uncommitted + purchased + faucet
+
+
+@jit
+def _spendable(S: Handle, account: int) -> tuple[int, int]:
+    """What new reservations may take of an account's purchased and faucet credit: what is free and neither withdrawing nor
+    promised by a voucher, which the chain pays from faucet credit first.
+    """
+    a = account_at(S, account)
+    promised = max(0, a.promised_nlai - a.overdue_nlai - a.faucet_overdue_nlai)
+    of_purchased = max(0, promised - a.faucet_free_nlai)
+    return max(0, a.free_nlai - a.withdrawing_nlai - of_purchased), max(0, a.faucet_free_nlai - promised)
 
 
 @jit
@@ -68,7 +79,7 @@ def hold(S: Handle, request: int, nlai: int) -> None:
     """Set `nlai` more of the account aside for a root request; the caller has checked that it is there."""
     r = request_at(S, request)
     a = account_at(S, r.account)
-    faucet = min(nlai, a.faucet_free_nlai)
+    faucet = min(nlai, _spendable(S, r.account)[1])
     purchased = nlai - faucet
     a.faucet_free_nlai -= faucet
     a.faucet_held_nlai += faucet

@@ -45,6 +45,7 @@ from lattice_core.events import (
     Submit,
     Tick,
     VoucherCollected,
+    VoucherPresented,
     WithdrawalRequested,
     Withdrawn,
 )
@@ -279,6 +280,9 @@ class Nexus:
     def _batch_lapsed(self, e: BatchLapsed) -> int:
         return batches.batch_lapsed(self._state.handle, e.chunk, e.epoch, e.t_ns)
 
+    def _voucher_presented(self, e: VoucherPresented) -> int:
+        return batches.voucher_presented(self._state.handle, e.account, e.nlai, e.t_ns)
+
     def _voucher_collected(self, e: VoucherCollected) -> int:
         return batches.voucher_collected(self._state.handle, e.epoch, e.account, e.node, e.nlai, e.faucet_nlai, e.t_ns)
 
@@ -351,6 +355,7 @@ _RULES: dict[type, Callable[[Nexus, Any], int]] = {
     BatchConfirmed: Nexus._batch_confirmed,
     BatchFailed: Nexus._batch_failed,
     BatchLapsed: Nexus._batch_lapsed,
+    VoucherPresented: Nexus._voucher_presented,
     VoucherCollected: Nexus._voucher_collected,
     WithdrawalRequested: Nexus._withdrawal_requested,
     Withdrawn: Nexus._withdrawn,

@@ -309,6 +309,7 @@ ACCOUNT = _dtype(
     withdrawn_nlai=i8,
     deposited_nlai=i8,
     withdrawing_nlai=i8,
+    promised_nlai=i8,
     faucet_free_nlai=i8,
     faucet_held_nlai=i8,
     faucet_debit_nlai=i8,
@@ -326,7 +327,8 @@ ACCOUNT = _dtype(
 left and never withdrawn.
 
 `debit` was charged in this epoch, `unsettled` is in batches that are pending, `overdue` was charged and is left to the
-vouchers, `spent` has reached the nodes. `withdrawing` is what new reservations leave of the free purchased credit.
+vouchers, `spent` has reached the nodes. `withdrawing` is what new reservations leave of the free purchased credit, and
+`promised` what they leave of both for vouchers that were presented, beyond what is overdue.
 """
 
 BATCH = _dtype(pending=i1, failed=i1, epoch=i8)

@@ -21,7 +21,9 @@ contract AddressBook is Ownable {
     error UnknownName(bytes32 name);
     error NotAContract(bytes32 name, address entry);
 
-    constructor(address owner) Ownable(owner) {}
+    constructor(address owner) Ownable(owner) {
+        isContract[address(this)] = true;
+    }
 
     function set(bytes32 name, address entry) external onlyOwner {
         if (entry.code.length == 0) revert NotAContract(name, entry);

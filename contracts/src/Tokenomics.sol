@@ -54,8 +54,6 @@ contract Tokenomics is Bonus, Faucet, Vouchers {
     error ChunkUnbalanced(uint256 debitPurchased, uint256 grossPurchased, uint256 debitFaucet, uint256 grossFaucet);
     error NotCollecting(uint32 epoch, uint32 current);
     error UnknownPayee(uint32 node);
-    error NothingPresented(uint32 epoch, uint32 payer, uint32 node);
-    error VoucherWaits(uint32 since, uint32 current);
     error NothingToCollect(uint32 payer);
 
     constructor(AddressBook book_, Split.Rates memory rates_, Bonus.Terms memory terms_)
@@ -109,11 +107,8 @@ contract Tokenomics is Bonus, Faucet, Vouchers {
 
     /// @notice Pay a node what was presented and has waited, as far as the payer's credit goes. Anyone may.
     function collect(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) external nonReentrant {
-        Presented memory it = presented(nexus, epoch, payer, node);
-        if (it.value == it.paid) revert NothingPresented(epoch, payer, node);
-        EpochClock clock = EpochClock(book.get(CLOCK));
-        if (!clock.lapsed(it.since)) revert VoucherWaits(it.since, clock.current());
-        (uint64 purchased, uint64 faucet) = UserRegistry(book.get(USERS)).debitVoucher(payer, it.value - it.paid);
+        uint64 due = _due(nexus, epoch, payer, node);
+        (uint64 purchased, uint64 faucet) = UserRegistry(book.get(USERS)).debitVoucher(payer, due);
         if (purchased + faucet == 0) revert NothingToCollect(payer);
         _addPaid(nexus, epoch, payer, node, purchased + faucet);
         Split.Cuts memory cuts;
@@ -130,6 +125,10 @@ contract Tokenomics is Bonus, Faucet, Vouchers {
             if (ids[i] >= known) revert UnknownPayee(ids[i]);
             _open(ids[i]);
         }
+    }
+
+    function _lapsed(uint32 epoch) internal view override returns (bool) {
+        return EpochClock(book.get(CLOCK)).lapsed(epoch);
     }
 
     function _key(uint16 nexus, uint32 epoch, uint16 chunk) private pure returns (uint256) {

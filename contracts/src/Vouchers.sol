@@ -21,16 +21,22 @@ abstract contract Vouchers is EIP712 {
         "UsageVoucher(uint16 nexus,uint32 epoch,uint32 payer,uint32 node,uint64 value,uint64 tokens,bytes32 receiptsRoot)"
     );
 
-    /// @notice What was presented for a (nexus, epoch, payer, node), in nanoLAI, in which epoch, and what of it is paid.
+    /// @notice What was presented for a (nexus, epoch, payer, node), in nanoLAI: `ripe` of `value` has waited, up to `first` waits
+    /// since epoch `since` and the rest since `later`. A larger voucher so never holds up the one before it for long.
     struct Presented {
         uint64 value;
+        uint64 ripe;
+        uint64 first;
         uint64 paid;
         uint32 since;
+        uint32 later;
     }
 
     mapping(uint256 key => Presented) private _presented;
 
     error AlreadyPresented(uint64 value, uint64 presented);
+    error NothingPresented(uint32 epoch, uint32 payer, uint32 node);
+    error VoucherWaits(uint32 since);
 
     constructor() EIP712("Lattice", "1") {}
 
@@ -47,16 +53,37 @@ abstract contract Vouchers is EIP712 {
         return ECDSA.recover(voucherDigest(voucher), signature);
     }
 
-    /// @dev Records a voucher that is presented in epoch `since`, and returns how much more it promises than the one before.
-    function _present(UsageVoucher calldata voucher, uint32 since) internal returns (uint64 more) {
-        Presented storage it = _presented[_key(voucher.nexus, voucher.epoch, voucher.payer, voucher.node)];
+    /// @dev Whether what was presented in an epoch has waited.
+    function _lapsed(uint32 epoch) internal view virtual returns (bool);
+
+    /// @dev Records a voucher that is presented in epoch `now_`, and returns how much more it promises than the one before.
+    function _present(UsageVoucher calldata voucher, uint32 now_) internal returns (uint64 more) {
+        Presented storage it = _ripen(_key(voucher.nexus, voucher.epoch, voucher.payer, voucher.node));
         if (voucher.value <= it.value) revert AlreadyPresented(voucher.value, it.value);
         more = voucher.value - it.value;
-        (it.value, it.since) = (voucher.value, since);
+        if (it.ripe == it.value) (it.first, it.since) = (voucher.value, now_);
+        else it.later = now_;
+        it.value = voucher.value;
+    }
+
+    /// @dev What can be paid now.
+    function _due(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) internal returns (uint64) {
+        Presented storage it = _ripen(_key(nexus, epoch, payer, node));
+        if (it.paid == it.value) revert NothingPresented(epoch, payer, node);
+        if (it.paid == it.ripe) revert VoucherWaits(it.since);
+        return it.ripe - it.paid;
     }
 
     function _addPaid(uint16 nexus, uint32 epoch, uint32 payer, uint32 node, uint64 paid) internal {
         _presented[_key(nexus, epoch, payer, node)].paid += paid;
+    }
+
+    function _ripen(uint256 key) private returns (Presented storage it) {
+        it = _presented[key];
+        for (uint256 i = 0; i < 2 && it.first > it.ripe && _lapsed(it.since); i++) {
+            it.ripe = it.first;
+            (it.first, it.since) = (it.value, it.later);
+        }
     }
 
     function _key(uint16 nexus, uint32 epoch, uint32 payer, uint32 node) private pure returns (uint256) {

@@ -34,6 +34,7 @@ from lattice_core.events import (
     NodeRegistered,
     OfferPosted,
     VoucherCollected,
+    VoucherPresented,
     WithdrawalRequested,
     Withdrawn,
 )
@@ -193,10 +194,13 @@ class Bridge:
         voucher = Voucher(self.nexus, usage.epoch, usage.payer, usage.node, usage.nlai, usage.tokens, usage.receipts_root)
         return sign(voucher, self._owners[usage.payer], self._domain)
 
-    def present(self, signed: Signed) -> bool:
-        """Have the operator of its node present a voucher; whether the chain took it."""
-        operator = self._let_send(self._operators[signed.voucher.node])
-        return self._record("present", 1, self.network.tokenomics.present(operator, signed)).ok
+    def present(self, signed: Signed, t_ns: int) -> list[Event]:
+        """Have the operator of its node present a voucher. No fact if the chain refuses."""
+        voucher, tokenomics = signed.voucher, self.network.tokenomics
+        operator = self._let_send(self._operators[voucher.node])
+        before = tokenomics.presented(*voucher[:4])
+        receipt = self._record("present", 1, tokenomics.present(operator, signed))
+        return [VoucherPresented(t_ns, voucher.payer, voucher.value_nlai - before.value_nlai)] if receipt.ok else []
 
     def collect(self, voucher: Voucher, t_ns: int) -> list[Event]:
         """Have the operator of its node collect a voucher that was presented. No fact if the chain refuses."""

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lattice_core.batch import Chunk
+from lattice_core.batch import MAX_ENTRIES, Chunk
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.contracts import Network
 from lattice_core.chain.contracts.contract import Contract
 from lattice_core.chain.contracts.tokenomics import BonusTerms, Earned, encode_weights
 from lattice_core.chain.contracts.users import Account
-from lattice_core.chain.port import Receipt, Reverted, Transaction
+from lattice_core.chain.port import GAS_LIMIT, Receipt, Reverted, Transaction
+from lattice_core.chain.pyevm import PyEvm
 from lattice_core.split import Cuts, Parts, Rates, below_ceiling, credit, debit, scale, split
 from lattice_core.units import MAX_SUPPLY_NLAI, NANO, PPM
 from tests.chain.networks import BONUS, EPOCH_S, NEXUS, RATES, Actors, chunk, end, endow_and_grant, go_to, start
@@ -255,6 +256,68 @@ def test_inv_14_the_bonus_gives_back_no_more_than_its_part_of_what_was_burned(ne
     assert network.token.balance_nlai(network.tokenomics.address) == network.tokenomics.total_claims_nlai()
 
 
+WEIGHTS = np.array([0]), np.array([1])
+
+
+def test_the_bonus_is_never_blocked(network: Network) -> None:
+    """Weights that nobody could ever be paid by are not taken, and the owner may throw others away until they are paid by."""
+    with pytest.raises(Reverted, match=r"WeightsZero\(\)"):
+        network.tokenomics.propose_bonus(WHO.oracle, NEXUS, np.arange(NODES), np.zeros(NODES, np.int64)).raise_for_revert()
+    network.tokenomics.propose_bonus(WHO.oracle, NEXUS, *WEIGHTS).raise_for_revert()
+    go_to(network, network.chain.block().timestamp_s + 2 * BONUS.window_s)
+    network.tokenomics.reject_bonus(WHO.owner).raise_for_revert()
+    network.tokenomics.propose_bonus(WHO.oracle, NEXUS, *WEIGHTS).raise_for_revert()
+    go_to(network, network.chain.block().timestamp_s + BONUS.window_s)
+    network.tokenomics.pay_bonus(WHO.stranger, *WEIGHTS).raise_for_revert()
+
+
+def test_new_terms_reject_weights_that_wait_and_begin_anew_with_what_was_burned_before(funded: Network) -> None:
+    tokenomics, per_day = funded.tokenomics, 24 * NANO
+    tokenomics.set_bonus_terms(WHO.owner, BONUS._replace(per_day_nlai=per_day)).raise_for_revert()
+    batch = chunk(dict.fromkeys(range(USERS), (100 * NANO, 0)), {0: (400 * NANO, 0)})
+    tokenomics.settle(WHO.oracle, batch).raise_for_revert()
+    before = tokenomics.earned(0)
+    assert before.burned_nlai == 4 * NANO
+    tokenomics.propose_bonus(WHO.oracle, NEXUS, *WEIGHTS).raise_for_revert()
+    end(funded, 1)
+
+    receipt = tokenomics.set_bonus_terms(WHO.owner, BONUS._replace(per_day_nlai=2 * per_day, window_s=0)).raise_for_revert()
+    assert tokenomics.logged("BonusRejected", receipt) == [{"weights": keccak(encode_weights(*WEIGHTS))}]
+    assert tokenomics.bonus_paid_until_s() == funded.chain.block().timestamp_s
+    go_to(funded, funded.chain.block().timestamp_s + BONUS.window_s)
+    with pytest.raises(Reverted, match=r"NoProposal\(\)"):
+        tokenomics.pay_bonus(WHO.stranger, *WEIGHTS).raise_for_revert()
+    assert tokenomics.earned(0) == before
+
+    tokenomics.propose_bonus(WHO.oracle, NEXUS, *WEIGHTS).raise_for_revert()
+    tokenomics.pay_bonus(WHO.stranger, *WEIGHTS).raise_for_revert()
+    after = tokenomics.earned(0)
+    gained = after.operator_nlai + after.delegators_nlai - before.operator_nlai - before.delegators_nlai
+    assert gained == min(4 * NANO * 9 // 10, 2 * per_day)
+    assert after.burned_nlai == 0
+
+
+def test_the_largest_chunk_fits_a_transaction_once_the_books_of_its_nodes_are_open() -> None:
+    """Without that, a thousand nodes that were never paid cost more gas than a transaction may have."""
+    network, who = start(users=MAX_ENTRIES, chain=PyEvm(history=False))
+    batches = [range(first, first + 200) for first in range(0, MAX_ENTRIES, 200)]
+    large_nlai = 123_456_789_123
+    for ids in batches:
+        network.users.fund(who.holder, ids, [large_nlai] * len(ids)).raise_for_revert()
+        endow_and_grant(network, who.holder, list(ids), [large_nlai] * len(ids))
+        operators = [who.stranger] * len(ids)
+        network.nodes.register(who.holder, operators, operators, [0] * len(ids), [0] * len(ids)).raise_for_revert()
+    end(network, 0)
+    largest = dict.fromkeys(range(MAX_ENTRIES), (large_nlai, large_nlai))
+    batch = chunk(largest, largest)
+    assert not network.tokenomics.settle(who.oracle, batch).ok
+    for ids in batches:
+        network.tokenomics.open_books(who.stranger, ids).raise_for_revert()
+    receipt = network.tokenomics.settle(who.oracle, batch).raise_for_revert()
+    assert receipt.gas_used < 0.8 * GAS_LIMIT
+    assert len(network.settled(batch, receipt).applied) == MAX_ENTRIES
+
+
 def money(network: Network) -> tuple[object, ...]:
     """Everything that a settlement can move."""
     contracts = (network.users, network.nodes, network.tokenomics)
@@ -332,7 +395,7 @@ REFUSALS: list[tuple[Callable[[Network, Actors], Receipt], str]] = [
     (lambda n, who: n.users.fund(who.holder, [0, 1], [1, 0]), "AmountZero(user=1)"),
     (lambda n, who: n.tokenomics.grant_faucet(who.holder, [2], [0]), "AmountZero(user=2)"),
     (lambda n, who: n.nodes.bond(who.holder, [1], [0]), "AmountZero(node=1)"),
-    (lambda n, who: n.tokenomics.propose_bonus(who.oracle, NEXUS, np.array([0]), np.array([0])), "WeightsZero()"),
+    (lambda n, who: n.tokenomics.propose_bonus(who.oracle, NEXUS, *NO_WEIGHTS), "WeightsZero()"),
     (lambda n, who: n.nodes.register(who.stranger, [], [], [], []), "NothingToRegister()"),
     (lambda n, who: n.nodes.register(who.holder, [bytes(20)], [who.owner], [0], [0]), f"OperatorMissing(node={NODES})"),
     (lambda n, who: n.nodes.register(who.holder, [who.owner], [bytes(20)], [0], [0]), f"SignerMissing(node={NODES})"),

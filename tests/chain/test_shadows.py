@@ -13,23 +13,22 @@ from hypothesis import strategies as st
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.contracts.nodes import NodeTerms
 from lattice_core.chain.contracts.slashing import SlashTerms, sign_answer
-from lattice_core.chain.contracts.tokenomics import BonusTerms, Claims, Earned, Presented
+from lattice_core.chain.contracts.tokenomics import BonusTerms, Claims, Earned
 from lattice_core.chain.pyevm import PyEvm
 from lattice_core.chain.typed_data import domain
 from lattice_core.chain.vouchers import Voucher, sign
 from lattice_core.escrow import (
     SessionKey,
     covers,
-    due_nlai,
     may_ask,
     may_become,
-    more_nlai,
     payment,
     revoked,
     used,
     withdrawal_nlai,
 )
 from lattice_core.faucet import Budget, grant, grantable_nlai, left_nlai
+from lattice_core.promises import Promise, due_nlai, presented, ripened
 from lattice_core.registration import FREE, Joins, join, price_at, price_nlai
 from lattice_core.rewards import LARGEST_WEIGHT, bonus, pool, sources
 from lattice_core.slashing import Stake, equivocation_nlai, largest_proposal_nlai, slash
@@ -333,11 +332,18 @@ class Present(NamedTuple):
     by_key: bool
 
 
-class Collect(NamedTuple):
+class More(NamedTuple):
     which: int
     """Of what was presented."""
     epochs: int
     """From now."""
+    nlai: int
+    by_key: bool
+
+
+class Collect(NamedTuple):
+    which: int
+    epochs: int
 
 
 class SetKey(NamedTuple):
@@ -363,6 +369,7 @@ class Withdraw(NamedTuple):
 
 CREDIT = st.integers(1, 10**6)
 VALUES = st.one_of(st.integers(10**4, 10**6), st.sampled_from([1, 10**6, 3 * 10**6]))
+WHICH = st.sampled_from([0, 0, 1, 2, 3])
 KEYS = st.builds(
     SetKey,
     cap_nlai=VALUES,
@@ -375,14 +382,15 @@ KEYS = st.builds(
 @generated
 @given(
     RATES,
-    VALUES,
+    st.builds(SetKey, VALUES, st.just(NEXUS), st.just(0b101), st.sampled_from([-4, 30])),
     st.lists(
         st.one_of(
-            st.builds(Present, st.integers(-5, -4), st.integers(0, AGENT), VALUES, st.booleans()),
-            st.builds(Present, st.integers(-5, -4), st.integers(0, AGENT), VALUES, st.just(True)),
+            st.builds(Present, st.integers(-5, -3), st.integers(0, AGENT), VALUES, st.booleans()),
             st.builds(Present, st.integers(-15, -2), st.integers(0, AGENT), VALUES, st.booleans()),
-            st.builds(Collect, st.integers(0, 9), st.integers(0, 3)),
-            st.builds(Collect, st.integers(0, 9), st.just(3)),
+            st.builds(More, WHICH, st.integers(0, 2), VALUES, st.booleans()),
+            st.builds(More, WHICH, st.integers(0, 1), VALUES, st.just(False)),
+            st.builds(Collect, WHICH, st.integers(0, 3)),
+            st.builds(Collect, WHICH, st.integers(1, 3)),
             st.builds(Fund, CREDIT, CREDIT),
             KEYS,
             st.builds(Revoke),
@@ -394,7 +402,7 @@ KEYS = st.builds(
     ),
 )
 def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
-    rates: Rates, cap_nlai: int, acts: list[Fund | Present | Collect | SetKey | Revoke | Ask | Withdraw]
+    rates: Rates, first: SetKey, acts: list[Fund | Present | More | Collect | SetKey | Revoke | Ask | Withdraw]
 ) -> None:
     NETWORK.chain.revert(FRESH)
     users, tokenomics = NETWORK.users, NETWORK.tokenomics
@@ -402,10 +410,17 @@ def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
     owner, spender, our_domain = key("owner 0"), key("session"), domain(NETWORK.chain.chain_id, tokenomics.address)
     go_to(NETWORK, EPOCHS.end_s(20))
     balance, session, asked, withdrawn = Parts(0, 0), SessionKey(0, 0, 0, 0, 0), (0, 0), 0
-    presented: dict[tuple[int, int], Presented] = {}
+    promises: dict[tuple[int, int], Promise] = {}
     earned, claims = [Earned(0, 0, 0)] * NODES, Claims(0, 0, 0, 0)
-    first = [Fund(10**6, 10**6), SetKey(cap_nlai, NEXUS, 0b101, 30), Ask(10**5), Present(-3, 0, 10**5, False)]
-    for act in [*first, *acts]:
+
+    def lapsed(epoch: int) -> bool:
+        return NETWORK.chain.block().timestamp_s >= EPOCHS.lapse_s(epoch)
+
+    opening = [Fund(10**6, 10**6), first, Ask(10**5), Present(-3, 0, 10**4, False), Present(-4, AGENT, 100, True)]
+    for act in [*opening, *acts]:
+        if isinstance(act, More | Collect):
+            go_to(NETWORK, NETWORK.chain.block().timestamp_s + act.epochs * EPOCHS.length_s)
+            epoch, node = list(promises)[act.which % len(promises)]
         now, current = NETWORK.chain.block().timestamp_s, NETWORK.clock.current()
         match act:
             case Fund(purchased, faucet):
@@ -434,29 +449,28 @@ def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
                 if nlai:
                     balance, asked = Parts(balance.purchased_nlai - nlai, balance.faucet_nlai), (0, 0)
                     withdrawn += nlai
-            case Present(ago, node, value, by_key):
-                epoch = current + ago
-                it = presented.get((epoch, node), Presented(0, 0, 0))
-                more = more_nlai(value, it.value_nlai)
-                covered = not by_key or covers(session, more, NEXUS, 2 if node == AGENT else 0, EPOCHS.end_s(epoch))
+            case Present() | More():
+                if isinstance(act, Present):
+                    epoch, node = current + act.epoch, act.node
+                promise = promises.get((epoch, node), Promise())
+                value = act.value_nlai if isinstance(act, Present) else promise.value_nlai + act.nlai
+                more = value - promise.value_nlai
+                covered = not act.by_key or covers(session, more, NEXUS, 2 if node == AGENT else 0, EPOCHS.end_s(epoch))
                 open_ = EPOCHS.lapse_s(epoch) <= now < EPOCHS.lapse_s(epoch + EPOCHS.collection)
                 voucher = Voucher(NEXUS, epoch, 0, node, value, 0, bytes(32))
-                receipt = tokenomics.present(WHO.stranger, sign(voucher, spender if by_key else owner, our_domain))
+                receipt = tokenomics.present(WHO.stranger, sign(voucher, spender if act.by_key else owner, our_domain))
                 assert receipt.ok == (more > 0 and covered and open_)
                 if receipt.ok:
-                    presented[epoch, node] = Presented(value, it.paid_nlai, current)
-                    session = used(session, more) if by_key else session
-            case Collect(which, epochs):
-                go_to(NETWORK, EPOCHS.end_s(current + epochs - 1))
-                now = NETWORK.chain.block().timestamp_s
-                epoch, node = list(presented)[which % len(presented)]
-                it = presented[epoch, node]
-                paid = payment(balance, due_nlai(it.value_nlai, it.paid_nlai, EPOCHS.lapse_s(it.since), now))
+                    promises[epoch, node] = presented(promise, value, current, lapsed)
+                    session = used(session, more) if act.by_key else session
+            case Collect():
+                promise = promises[epoch, node]
+                paid = payment(balance, due_nlai(promise, lapsed))
                 receipt = tokenomics.collect(WHO.stranger, NEXUS, epoch, 0, node)
                 assert receipt.ok == any(paid)
                 if receipt.ok:
                     balance = Parts(balance.purchased_nlai - paid.purchased_nlai, balance.faucet_nlai - paid.faucet_nlai)
-                    presented[epoch, node] = it._replace(paid_nlai=it.paid_nlai + sum(paid))
+                    promises[epoch, node] = promise._replace(paid_nlai=promise.paid_nlai + sum(paid))
                     in_force = below_ceiling(rates, claims.treasury_nlai)
                     bought, granted = (split(nlai, in_force) for nlai in paid)
                     cuts = Cuts(*(a + b for a, b in zip(bought, granted, strict=True)))
@@ -464,7 +478,8 @@ def test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says(
                     gain = (cuts.operators_nlai, cuts.delegators_nlai, bought.burned_nlai)
                     earned[node] = Earned(*(a + b for a, b in zip(earned[node], gain, strict=True)))
                     claims = Claims(*(a + b for a, b in zip(claims, cuts[1:], strict=True)))
-    assert all(tokenomics.presented(NEXUS, epoch, 0, node) == it for (epoch, node), it in presented.items())
+    for (epoch, node), promise in promises.items():
+        assert ripened(tokenomics.presented(NEXUS, epoch, 0, node), lapsed) == ripened(promise, lapsed)
     assert users.account(0) == (*balance, NEXUS)
     assert users.session_key(0, spender.address) == session
     assert NETWORK.token.balance_nlai(owner.address) == withdrawn

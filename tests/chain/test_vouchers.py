@@ -11,6 +11,7 @@ from lattice_core.chain.contracts import Collected, Network
 from lattice_core.chain.contracts.users import Account
 from lattice_core.chain.keys import Key
 from lattice_core.chain.port import Receipt, Reverted
+from lattice_core.chain.pyevm import PyEvm
 from lattice_core.chain.typed_data import domain
 from lattice_core.chain.vouchers import TYPE, Signed, Voucher, sign
 from lattice_core.split import Parts, split
@@ -18,7 +19,7 @@ from lattice_core.units import NANO
 from tests.chain.networks import NEXUS, RATES, address, chunk, end, endow_and_grant, go_to, key, start
 
 USERS, NODES = 3, 2
-NETWORK, WHO = start(users=USERS, nodes=NODES)
+NETWORK, WHO = start(users=USERS, nodes=NODES, chain=PyEvm(history=False))
 NETWORK.users.fund(WHO.holder, range(USERS), [100 * NANO] * USERS).raise_for_revert()
 endow_and_grant(NETWORK, WHO.holder, [0], [10 * NANO])
 FRESH = NETWORK.chain.snapshot()
@@ -149,21 +150,31 @@ def test_what_is_presented_waits_for_the_grace_of_the_epoch_it_is_presented_in(l
     present(lapsed, promise).raise_for_revert()
     assert lapsed.users.account(1).purchased_nlai == 100 * NANO
     go_to(lapsed, EPOCHS.lapse_s(3) - 1)
-    refused(collect(lapsed, promise), "VoucherWaits(since=3, current=5)")
+    refused(collect(lapsed, promise), "VoucherWaits(since=3)")
     go_to(lapsed, EPOCHS.lapse_s(3))
     collect(lapsed, promise).raise_for_revert()
     refused(collect(lapsed, promise), "NothingPresented(epoch=0, payer=1, node=1)")
 
 
-def test_batches_that_are_still_open_find_the_escrow_as_it_was_before_the_voucher(lapsed: Network) -> None:
-    """Presented in epoch 3, it is paid after the last batch of an epoch that had begun by then."""
-    promise = voucher(80 * NANO, payer=1)
-    present(lapsed, promise).raise_for_revert()
-    go_to(lapsed, EPOCHS.lapse_s(3) - 1)
-    batch = chunk({1: (70 * NANO, 0)}, {0: (70 * NANO, 0)}, epoch=3)
-    assert lapsed.settled(batch, lapsed.tokenomics.settle(WHO.oracle, batch)).applied.tolist() == [1]
-    go_to(lapsed, EPOCHS.lapse_s(3))
-    assert lapsed.collected(collect(lapsed, promise)).paid == Parts(30 * NANO, 0)
+@pytest.mark.parametrize("when", [EPOCHS.lapse_s(0), EPOCHS.end_s(3), EPOCHS.lapse_s(3) - 1])
+def test_a_payer_cannot_empty_its_escrow_by_a_voucher_before_a_batch_that_charges_it(network: Network, when: int) -> None:
+    """Payer 1 uses node 0, its own, in epoch 3, and has it present a voucher for epoch 0, in which it owed nothing.
+
+    Were that paid at once, the batch would skip payer 1, and node 1, which honest payer 2 used, bear half of the loss.
+    """
+    network.users.fund(WHO.holder, [1], [20 * NANO]).raise_for_revert()
+    go_to(network, when)
+    promise = voucher(120 * NANO, payer=1, node=0)
+    present(network, promise).raise_for_revert()
+    go_to(network, EPOCHS.lapse_s(3) - 1)
+    since = network.tokenomics.presented(*promise[:4]).since
+    refused(collect(network, promise), f"VoucherWaits(since={since})")
+    batch = chunk({1: (100 * NANO, 0), 2: (100 * NANO, 0)}, {0: (100 * NANO, 0), 1: (100 * NANO, 0)}, epoch=3)
+    settled = network.settled(batch, network.tokenomics.settle(WHO.oracle, batch))
+    assert (settled.debited, settled.skipped.tolist()) == (Parts(200 * NANO, 0), [])
+    assert network.tokenomics.earned(1).operator_nlai == split(100 * NANO, RATES).operators_nlai
+    wait(network)
+    assert network.collected(collect(network, promise)).paid == Parts(20 * NANO, 0)
 
 
 def test_a_later_voucher_with_more_pays_the_difference_and_waits_anew(lapsed: Network) -> None:

@@ -6,10 +6,8 @@ from hypothesis import strategies as st
 from lattice_core.escrow import (
     SessionKey,
     covers,
-    due_nlai,
     may_ask,
     may_become,
-    more_nlai,
     payment,
     revoked,
     used,
@@ -29,21 +27,6 @@ def test_a_voucher_takes_faucet_credit_first_and_at_most_what_there_is(balance: 
     paid = payment(balance, due)
     assert sum(paid) == min(due, sum(balance))
     assert paid.purchased_nlai == 0 or paid.faucet_nlai == balance.faucet_nlai
-
-
-@given(BALANCES, st.lists(st.tuples(AMOUNTS, TIMES, TIMES, BALANCES), max_size=6))
-def test_vouchers_that_replace_each_other_pay_the_largest_promise_at_most(
-    balance: Parts, steps: list[tuple[int, int, int, Parts]]
-) -> None:
-    presented = collected = 0
-    for value, lapse, now, deposit in steps:
-        presented += more_nlai(value, presented)
-        paid = payment(balance, due_nlai(presented, collected, lapse, now))
-        assert now >= lapse or not any(paid)
-        collected += sum(paid)
-        balance = Parts(*(b - p + d for b, p, d in zip(balance, paid, deposit, strict=True)))
-    assert presented == max((value for value, *_ in steps), default=0)
-    assert collected <= presented
 
 
 @given(KEYS, st.lists(SMALL))

@@ -15,6 +15,7 @@ from lattice_core.events import (
     Cancel,
     CancelRequest,
     CloseEpoch,
+    Deposited,
     Dispatch,
     FirstToken,
     NodeDown,
@@ -27,6 +28,7 @@ from lattice_core.events import (
     Status,
     Submit,
     VoucherCollected,
+    VoucherPresented,
     WithdrawalRequested,
     Withdrawn,
 )
@@ -204,6 +206,27 @@ def test_what_a_user_is_withdrawing_is_reserved_no_more_and_what_was_reserved_be
     assert town.answer(open_one.leg, 200).fee_nlai == 220_000
     town.handle(WithdrawalRequested(town.t_ns, 0, 0))
     town.sent(prompt=100, most=100)
+
+
+def test_what_a_voucher_waits_for_is_reserved_no_more_until_it_is_collected() -> None:
+    town = Town()
+    town.user(deposit=0.001, faucet=0.0001)
+    town.node(price=(0, 1))
+    town.handle(VoucherPresented(town.t_ns, 0, 1_000_000))
+    assert town.refused(most=101) == "no_funds"
+    open_one = town.sent(most=100)
+    account = town.row("accounts")
+    held = account["held_nlai"], account["faucet_held_nlai"]
+    assert held == (100_000, 0), "the chain pays vouchers from faucet credit first"
+    town.answer(open_one.leg, 100)
+    town.handle(CloseEpoch(town.t_ns, 0))
+    town.handle(BatchConfirmed(town.t_ns, 0, 0))
+    town.handle(VoucherCollected(town.t_ns, 0, 0, 0, 500_000, 100_000))
+    account = town.row("accounts")
+    assert (account["promised_nlai"], account["free_nlai"], account["faucet_free_nlai"]) == (400_000, 400_000, 0)
+    assert town.refused(most=1) == "no_funds", "what was promised and not paid stays promised"
+    town.handle(Deposited(town.t_ns, 0, 100_000))
+    town.sent(most=100)
 
 
 def test_a_withdrawal_takes_what_is_free_and_then_what_nobody_has_collected() -> None:

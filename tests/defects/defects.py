@@ -116,6 +116,13 @@ DEFECTS = [
         test=f"{SHADOWS}::test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says",
     ),
     Defect(
+        invariant="INV-9",
+        file="lattice_core/chain/contracts/tokenomics.py",
+        find="= ids, faucet, purchased",
+        replace="= ids, purchased, faucet",
+        test="tests/chain/test_settlement.py::test_inv_9_the_contract_settles_as_its_shadow_does",
+    ),
+    Defect(
         invariant="INV-10",
         file="lattice_core/batches.py",
         find=" and batch_at(S, batch).epoch == epoch",
@@ -135,6 +142,20 @@ DEFECTS = [
         find="r.prompt_tok, delivered) if delivered > 0 else 0",
         replace="r.prompt_tok, r.max_tok)",
         test=f"{KERNEL}::test_inv_11_a_user_pays_for_receipted_tokens_and_never_more_than_was_reserved",
+    ),
+    Defect(
+        invariant="INV-10",
+        file="lattice_core/promises.py",
+        find="promise.paid_nlai\n",
+        replace="0\n",
+        test="tests/chain/test_shadows.py::test_inv_9_vouchers_session_keys_and_withdrawals_pay_what_their_shadow_says",
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_core/chain/typed_data.py",
+        find='keccak(b"1"), chain_id, contract]',
+        replace='keccak(b"1"), 1, contract]',
+        test="tests/chain/test_vouchers.py::test_the_digest_of_a_voucher_is_eip_712s",
     ),
     Defect(
         invariant="INV-12",

@@ -48,6 +48,7 @@ from lattice_core.events import (
     Submit,
     Tick,
     VoucherCollected,
+    VoucherPresented,
     WithdrawalRequested,
     Withdrawn,
 )
@@ -284,6 +285,10 @@ class Kernel(RuleBasedStateMachine):
     def a_node_collects_a_voucher(self, age: int, account: int, node: int, nlai: int, faucet_nlai: int) -> None:
         self.do(VoucherCollected(self.t_ns, self.nexus.count("epoch") - age, account, node, nlai, faucet_nlai))
 
+    @rule(account=FEW, nlai=AMOUNTS)
+    def a_voucher_is_presented(self, account: int, nlai: int) -> None:
+        self.do(VoucherPresented(self.t_ns, account, nlai))
+
     @rule(account=FEW, asks=st.lists(AMOUNTS, max_size=2), paid=st.one_of(st.none(), AMOUNTS))
     def a_user_withdraws(self, account: int, asks: list[int], paid: int | None) -> None:
         for nlai in asks:
@@ -334,8 +339,12 @@ class Kernel(RuleBasedStateMachine):
         assert self.nexus.count("now_ns") == max(before_ns, event.t_ns), "INV-3: time never decreases"
         if not isinstance(event, Withdrawn | VoucherCollected):
             kept = np.minimum(accounts["free_nlai"], accounts["withdrawing_nlai"])
-            free = self.nexus.table("accounts")["free_nlai"][: len(kept)]
-            assert (free >= kept).all(), "no reservation takes what is being withdrawn"
+            after = self.nexus.table("accounts")[: len(kept)]
+            assert (after["free_nlai"] >= kept).all(), "no reservation takes what is being withdrawn"
+            free = accounts["free_nlai"] + accounts["faucet_free_nlai"]
+            promised = accounts["promised_nlai"] - accounts["overdue_nlai"] - accounts["faucet_overdue_nlai"]
+            kept = np.minimum(free, np.maximum(0, promised))
+            assert (after["free_nlai"] + after["faucet_free_nlai"] >= kept).all(), "nor what a voucher waits for"
         match event:
             case Arrive() if event.request > self.last_id:
                 self.last_id = event.request

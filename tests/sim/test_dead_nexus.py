@@ -39,7 +39,8 @@ def test_nodes_collect_what_was_receipted_and_nothing_twice(bereft: LatticeModel
     operators: Counter[int] = Counter()
     for one in usage:
         signed = bridge.voucher(one)
-        assert bridge.present(signed)
+        (promise,) = bridge.present(signed, model.t_ns)
+        model.engine.tell(promise)
         assert bridge.collect(signed.voucher, model.t_ns) == [], "it waits"
     presented = bridge.network.clock.current()
     model.chain.advance_block(bridge.epochs.lapse_s(presented) - model.chain.block().timestamp_s)
@@ -56,7 +57,7 @@ def test_nodes_collect_what_was_receipted_and_nothing_twice(bereft: LatticeModel
 
     assert {node: bridge.network.tokenomics.earned(node).operator_nlai for node in operators} == operators
     accounts = model.nexus.table("accounts")
-    for open_debt in ("unsettled_nlai", "overdue_nlai", "faucet_unsettled_nlai", "faucet_overdue_nlai"):
+    for open_debt in ("unsettled_nlai", "promised_nlai", "overdue_nlai", "faucet_unsettled_nlai", "faucet_overdue_nlai"):
         assert not accounts[open_debt].any()
     assert accounts["spent_nlai"].sum() == batch.gross_purchased_nlai.sum()
     assert accounts["faucet_spent_nlai"].sum() == batch.gross_faucet_nlai.sum() > 0

@@ -14,7 +14,7 @@ from lattice_core.chain.port import Reverted
 from lattice_core.records import TABLES
 from lattice_core.streams import entity_key
 from lattice_core.units import MINUTE_NS, to_nlai
-from lattice_sim.agents import Action, Claim, TopUp, User, View
+from lattice_sim.agents import Action, Claim, TopUp, View
 from lattice_sim.model import LatticeModel
 from tests.chain.networks import chunk
 from tests.sim.hostile import hostile
@@ -164,7 +164,6 @@ def test_wallets_keep_the_escrow_filled_until_they_are_empty() -> None:
     budget = {"deposit": 0.001, "wallet": 0.0025, "top_up": 0.001}
     model = run(small(**{"people.budget": budget, "people.workload.poisson.requests_per_day": 50_000, "sim.epochs": 6}))
     assert model.nexus.table("accounts")["deposited_nlai"][:6].tolist() == [to_nlai(0.0035)] * 6
-    assert [agent.wallet_nlai for agent in model.agents_by_type[User]] == [0] * 6
     assert "no_funds" in model.records.columns("requests")["reason"]
 
 
@@ -172,11 +171,18 @@ def test_wallets_keep_the_escrow_filled_until_they_are_empty() -> None:
 
 
 @pytest.fixture
-def forestalled() -> LatticeModel:
-    """A model of which the oracle has already settled the second chunk of the second epoch."""
+def forestalled(monkeypatch: pytest.MonkeyPatch) -> LatticeModel:
+    """A model of which the oracle settles the second chunk of the second epoch first, as soon as that epoch is over."""
     model = small(**{"sim.epochs": 3})
     early = chunk({2: (1, 0)}, {0: (1, 0)}, nexus=0, epoch=1, number=1)
-    model.bridge.network.tokenomics.settle(role_key("oracle").address, early).raise_for_revert()
+    reach_end = model.bridge.reach_end
+
+    def reach_end_and_forestall(epoch: int) -> None:
+        reach_end(epoch)
+        if epoch == early.epoch:
+            model.bridge.network.tokenomics.settle(role_key("oracle").address, early).raise_for_revert()
+
+    monkeypatch.setattr(model.bridge, "reach_end", reach_end_and_forestall)
     return model
 
 

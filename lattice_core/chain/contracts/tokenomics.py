@@ -10,6 +10,7 @@ from lattice_core.batch import Chunk
 from lattice_core.chain.contracts.contract import Contract
 from lattice_core.chain.port import Receipt
 from lattice_core.chain.vouchers import Signed
+from lattice_core.promises import Promise
 from lattice_core.split import Rates
 
 _ENTRY = np.dtype([("id", ">u4"), ("faucet", ">u8"), ("purchased", ">u8")])
@@ -30,14 +31,6 @@ class Earned(NamedTuple):
     operator_nlai: int
     delegators_nlai: int
     burned_nlai: int
-
-
-class Presented(NamedTuple):
-    """What was presented for a (nexus, epoch, payer, node), what of it is paid, and the epoch in which it was presented."""
-
-    value_nlai: int
-    paid_nlai: int
-    since: int
 
 
 class BonusTerms(NamedTuple):
@@ -122,8 +115,8 @@ class Tokenomics(Contract):
     def earned(self, node: int) -> Earned:
         return Earned(*self._read("earned", node))
 
-    def presented(self, nexus: int, epoch: int, payer: int, node: int) -> Presented:
-        return Presented(*self._read("presented", nexus, epoch, payer, node))
+    def presented(self, nexus: int, epoch: int, payer: int, node: int) -> Promise:
+        return Promise(*self._read("presented", nexus, epoch, payer, node))
 
     def budget_left_nlai(self) -> int:
         """What the faucet may grant now."""

@@ -287,7 +287,7 @@ def a_voucher_is_presented(world: World, draw: Draw) -> Step:
     payer, node = draw.id(len(model.users.users)), draw.id(len(model.nodes.nodes))
     nexus = model.users.users[payer].nexus if payer < len(model.users.users) and draw.chance(0.97) else 2
     presented = model.tokenomics.presented.get((nexus, epoch, payer, node))
-    before = presented.value if presented else 0
+    before = presented.value_nlai if presented else 0
     value = before + draw.amount(30 * NANO) if draw.chance(0.9) else draw.amount(before)
     voucher = (nexus, epoch, payer, node, value, draw.randrange(10**6), draw.bytes32())
     allowed = [key for user, key in model.users.keys if user == payer]
@@ -305,7 +305,7 @@ def a_voucher_is_presented(world: World, draw: Draw) -> Step:
 def a_voucher_is_collected(world: World, draw: Draw) -> Step:
     """Mostly one that has waited."""
     presented = world.model.tokenomics.presented
-    unpaid = [key for key, it in list(presented.items())[-40:] if it.value > it.paid]
+    unpaid = [key for key, it in list(presented.items())[-40:] if it.value_nlai > it.paid_nlai]
     waited = [key for key in unpaid if world.model.epochs.lapse_s(presented[key].since) <= world.now_s()]
     some = draw.pick((waited, waited, waited, unpaid)) or list(presented)
     key = draw.pick(some) if some and draw.chance(0.95) else (1, 0, draw.id(MOST_USERS), draw.id(MOST_NODES))

@@ -1,12 +1,13 @@
 """Settlement, vouchers, faucet and bonus as they should be."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.typed_data import digest
 from lattice_core.chain.vouchers import TYPE
 from lattice_core.decay import decayed
+from lattice_core.promises import Promise, presented, ripened
 from lattice_core.split import Cuts, Rates, below_ceiling, share, split
 from lattice_core.units import NANO, PPM
 from tests.chain.machine.shadow import (
@@ -49,14 +50,6 @@ class Earned(NamedTuple):
     burned: int
 
 
-class Presented(NamedTuple):
-    """As in Vouchers.sol."""
-
-    value: int
-    paid: int
-    since: int
-
-
 class Terms(NamedTuple):
     """As in Bonus.sol."""
 
@@ -84,7 +77,7 @@ class Tokenomics(Shadow):
         self.rates = Rates(0, 0, 0, 0, 0)
         self.earned: dict[int, Earned] = {}
         self.chunks: set[tuple[int, int, int]] = set()
-        self.presented: dict[tuple[int, int, int, int], Presented] = {}
+        self.presented: dict[tuple[int, int, int, int], Promise] = {}
         self.budget = (0, 0, 1)
         self.terms = Terms(0, 0, 0)
         self.paid_until = 0
@@ -114,13 +107,13 @@ class Tokenomics(Shadow):
                 self._settled(event)
             case "VoucherPresented":
                 *key, value, _, _ = e["voucher"]
-                before = self.presented.get(tuple(key), Presented(0, 0, 0))
-                self.presented[tuple(key)] = Presented(value, before.paid, e["since"])
-                self.model.users.promised(key[2], e["signer"], value - before.value)
+                before = self.presented.get(tuple(key), Promise())
+                self.presented[tuple(key)] = presented(before, value, e["since"], self._lapsed(event.time_s))
+                self.model.users.promised(key[2], e["signer"], value - before.value_nlai)
             case "VoucherCollected":
                 key = (e["nexus"], e["epoch"], e["payer"], e["node"])
-                paid = self.presented[key].paid + e["purchased"] + e["faucet"]
-                self.presented[key] = self.presented[key]._replace(paid=paid)
+                ripe = ripened(self.presented[key], self._lapsed(event.time_s))
+                self.presented[key] = ripe._replace(paid_nlai=ripe.paid_nlai + e["purchased"] + e["faucet"])
                 self._earn(e["node"], e["purchased"], e["faucet"], below_ceiling(self.rates, self.claims.treasury))
                 self._record(Cuts(*e["cuts"]))
             case "TermsSet":
@@ -241,7 +234,7 @@ class Tokenomics(Shadow):
         if node >= len(self.model.nodes.nodes):
             raise Refused("UnknownPayee", node=node)
         signer = signer_of(digest(self.model.domain(self.NAME), TYPE, voucher), signature)
-        before = self.presented.get((nexus, epoch, payer, node), Presented(0, 0, 0)).value
+        before = self.presented.get((nexus, epoch, payer, node), Promise()).value_nlai
         if value <= before:
             raise Refused("AlreadyPresented", value=value, presented=before)
         self.emit(tx, "VoucherPresented", voucher=tuple(voucher), signer=signer, since=now)
@@ -249,12 +242,12 @@ class Tokenomics(Shadow):
         self.model.users.check_promise(nexus, epoch, payer, kind, value - before, signer)
 
     def collect(self, tx: Tx, nexus: int, epoch: int, payer: int, node: int) -> None:
-        it = self.presented.get((nexus, epoch, payer, node), Presented(0, 0, 0))
-        if it.value == it.paid:
+        it = ripened(self.presented.get((nexus, epoch, payer, node), Promise()), self._lapsed(tx.now_s))
+        if it.paid_nlai == it.value_nlai:
             raise Refused("NothingPresented", epoch=epoch, payer=payer, node=node)
-        if tx.now_s < self.model.epochs.lapse_s(it.since):
-            raise Refused("VoucherWaits", since=it.since, current=self.model.epoch_at(tx.now_s))
-        purchased, faucet = self.model.users.pay_voucher(tx, payer, it.value - it.paid)
+        if it.paid_nlai == it.ripe_nlai:
+            raise Refused("VoucherWaits", since=it.since)
+        purchased, faucet = self.model.users.pay_voucher(tx, payer, it.ripe_nlai - it.paid_nlai)
         if purchased + faucet == 0:
             raise Refused("NothingToCollect", payer=payer)
         in_force = below_ceiling(self.rates, self.claims.treasury)
@@ -262,6 +255,10 @@ class Tokenomics(Shadow):
         key = {"nexus": nexus, "epoch": epoch, "payer": payer, "node": node}
         self.emit(tx, "VoucherCollected", **key, purchased=purchased, faucet=faucet, cuts=tuple(cuts))
         self._burn(tx, cuts)
+
+    def _lapsed(self, now_s: int) -> Callable[[int], bool]:
+        """Of an epoch, whether no batch may settle it any more."""
+        return lambda epoch: now_s >= self.model.epochs.lapse_s(epoch)
 
     def open_books(self, tx: Tx, nodes: Sequence[int]) -> None:
         """What is prepared shows in the gas only."""
