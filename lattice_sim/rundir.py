@@ -1,4 +1,4 @@
-"""A run and its directory: six tables, a manifest and a report, written whole or not at all.
+"""A run and its directory: seven tables, a manifest and a report, written whole or not at all.
 
 Two runs of one config write the same bytes, but for `timings` in the manifest.
 """

@@ -149,7 +149,7 @@ def test_what_an_unknown_node_earned_is_the_treasurys(funded: Network) -> None:
 
 
 @given(st.permutations(range(3)), st.lists(st.integers(0, 2), min_size=6, max_size=6))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_inv_10_epochs_settle_in_any_order_and_each_debits_a_user_once(order: list[int], again: list[int]) -> None:
     NETWORK.chain.revert(FRESH)
     NETWORK.users.fund(WHO.holder, [0], [NANO]).raise_for_revert()

@@ -188,6 +188,21 @@ def test_a_later_voucher_with_more_pays_the_difference_and_waits_anew(lapsed: Ne
         assert lapsed.tokenomics.presented(*promise[:4])[:2] == (value * NANO, value * NANO)
 
 
+def test_a_larger_voucher_does_not_hold_up_the_one_before_it(lapsed: Network) -> None:
+    """A payer that has 1 nanoLAI more presented each epoch does not put off what it owes."""
+    promise = voucher(NANO, payer=1)
+    present(lapsed, promise).raise_for_revert()
+    for more, epoch in enumerate((4, 5), 1):
+        go_to(lapsed, EPOCHS.end_s(epoch - 1))
+        present(lapsed, voucher(NANO + more, payer=1)).raise_for_revert()
+        refused(collect(lapsed, promise), "VoucherWaits(since=3)")
+    go_to(lapsed, EPOCHS.lapse_s(3))
+    assert lapsed.collected(collect(lapsed, promise)).paid == Parts(NANO, 0)
+    refused(collect(lapsed, promise), "VoucherWaits(since=5)")
+    go_to(lapsed, EPOCHS.lapse_s(5))
+    assert lapsed.collected(collect(lapsed, promise)).paid == Parts(2, 0)
+
+
 def test_a_payer_who_has_less_pays_what_there_is_and_the_rest_when_it_is_funded(lapsed: Network) -> None:
     promise = voucher(130 * NANO, payer=1)
     assert pay(lapsed, promise).paid == Parts(100 * NANO, 0)

@@ -857,7 +857,7 @@ class Stakes(RuleBasedStateMachine):
 
 
 TestStakes = Stakes.TestCase
-TestStakes.settings = settings(max_examples=12, stateful_step_count=40, phases=[Phase.generate])  # shrinking takes minutes
+TestStakes.settings = settings(max_examples=8, stateful_step_count=40, phases=[Phase.generate])  # shrinking takes minutes
 
 
 # Reports

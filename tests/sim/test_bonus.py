@@ -8,9 +8,7 @@ from lattice_sim.model import LatticeModel
 def test_the_pool_is_shared_by_verified_work_up_to_what_was_burned() -> None:
     changes = {"economics.bonus": {"per_day": 1, "window": "5s"}, "sim.epochs": 4, "users.0.budget": {"deposit": 1}}
     established = {"reputation.history": 50, "reputation.probe_interval": "2s"}
-    model = LatticeModel(
-        revise(networks.read("local.yaml"), {**established, **changes})
-    )
+    model = LatticeModel(revise(networks.read("local.yaml"), {**established, **changes}))
     while model.running:
         model.step()
     epochs = model.records.columns("epochs")
