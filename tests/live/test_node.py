@@ -98,6 +98,7 @@ def test_an_answer_that_the_model_ends_says_stop_and_counts_its_end_mark(node):
 
 
 def test_a_node_says_what_it_serves(node):
+    await_load(node, in_flight=0, queued=0)
     assert node.get("/v1/capabilities").json() == {
         "model": "tiny",
         "context": 1024,
