@@ -11,7 +11,7 @@ from lattice_core.split import Parts
 type Ints = NDArray[np.int64]
 
 MAX_ENTRIES = 1_000
-"""Most users, and most nodes, in one chunk: what fits a transaction of 16.78 M gas."""
+"""Most users, and most nodes, in one chunk: what fits a transaction of 16.78 M gas, once the nodes' books are open."""
 
 _AMOUNT_LIMIT = 2**63
 _ID_LIMIT = 2**32

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from lattice_core.chain.abi import keccak
 from lattice_core.chain.contracts import Network
-from lattice_core.chain.contracts.users import SessionKey
 from lattice_core.chain.keys import Key
 from lattice_core.chain.port import Receipt, Reverted
 from lattice_core.chain.typed_data import domain
 from lattice_core.chain.vouchers import Voucher, sign
+from lattice_core.escrow import SessionKey
 from lattice_core.units import NANO
 from tests.chain.networks import NEXUS, address, chunk, end, go_to, key, start
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from lattice_core.chain.contracts.contract import Contract
 from lattice_core.chain.port import Receipt
+from lattice_core.escrow import SessionKey
 
 
 class Account(NamedTuple):
@@ -13,16 +14,6 @@ class Account(NamedTuple):
     purchased_nlai: int
     faucet_nlai: int
     nexus: int
-
-
-class SessionKey(NamedTuple):
-    """What a key may spend for a user: at one Nexus, at nodes of kinds whose bits are set, in epochs that end by `expiry_s`."""
-
-    cap_nlai: int
-    used_nlai: int
-    nexus: int
-    kinds: int
-    expiry_s: int
 
 
 class Withdrawal(NamedTuple):
