@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from lattice_core.batch import MAX_ENTRIES
-from lattice_core.chain.port import Reverted
+from lattice_core.chain.port import Refused, Reverted
 from lattice_core.config import Config, ConfigError, revise
 from lattice_core.records import Records
 from lattice_sim import networks
@@ -77,7 +77,7 @@ def _simulate(
                 on_epoch(model)
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except (Reverted, ConnectionError) as error:
+    except (Reverted, Refused, ConnectionError) as error:
         status, reason = FAILED, str(error)
     else:
         beyond_horizon = model.engine.beyond_horizon()

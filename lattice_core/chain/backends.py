@@ -26,6 +26,8 @@ def open_chain(backend: str, url: str | None = None, history: bool = True) -> Ch
         raise ValueError(f"chain backend: must be one of {', '.join(BACKENDS)}, not {backend!r}")
     if (backend == "rpc") != (url is not None):
         raise ValueError(f"chain url: rpc needs one and the others take none, but {backend} was given {url!r}")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ValueError(f"chain url: must begin with http:// or https://, unlike {url!r}")
     if url is not None:
         from lattice_core.chain.rpc import Rpc
 

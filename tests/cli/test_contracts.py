@@ -92,6 +92,7 @@ def test_keys_that_everyone_can_derive_deploy_on_development_chains_only(
         ("must be one of AddressBook", ["abi", "Token"]),
         ("must hold 32 to 64 bytes", ["deploy", "local.yaml", "--rpc", "http://127.0.0.1:9", "--secret", "short"]),
         ("must be a file that holds a secret", ["deploy", "local.yaml", "--rpc", "http://127.0.0.1:9", "--secret", "nowhere"]),
+        ("must begin with http:// or https://", ["deploy", "local.yaml", "--rpc", "ftp://node"]),
         ("must be an address book", ["verify", "nowhere", "--rpc", "http://127.0.0.1:9"]),
         ("must be an address book", ["verify", "short", "--rpc", "http://127.0.0.1:9"]),
     ],

@@ -33,6 +33,13 @@ def test_inv_5_a_run_is_the_same_on_every_chain_but_for_measured_gas(folders: di
     assert held["rpc"] == held["py-evm"]
 
 
+def test_a_node_that_asks_for_ether_which_nobody_has_fails_the_run_with_its_words() -> None:
+    with anvil(base_fee_wei=10**9) as url:
+        failed = run(NETWORK, {"chain.backend": "rpc", "chain.url": url})
+    assert failed.status == "failed"
+    assert failed.manifest["reason"].startswith("the node does not take a transaction of 0x")
+
+
 def test_measured_gas_is_the_same_where_it_is_exact_and_unknown_where_not(folders: dict[str, Path]) -> None:
     from lattice_sim import load_run
 
