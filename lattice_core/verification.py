@@ -24,12 +24,14 @@ from lattice_core.split import Cuts, Rates, below_ceiling, credit, debit, split
 
 
 class Shadow:
-    """The contracts' money as the journal's facts tell it: escrows by user, what the treasury may claim."""
+    """The contracts' money as the journal's facts tell it: escrows by user, what the treasury may claim.
+
+    A journal does not tell what the treasury paid as a bonus, which counts only for one that reaches its ceiling.
+    """
 
     def __init__(self, config: Config) -> None:
         self.rates = Rates.of(config)
-        faucet_nlai = config.economics.faucet.budget_nlai
-        self.treasury_nlai = config.granted_nlai if faucet_nlai is None else faucet_nlai
+        self.treasury_nlai = config.faucet_budget_nlai
         self._purchased, self._faucet = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._nodes = 0
 

@@ -236,11 +236,10 @@ class Bridge:
 
     def _fill_faucet(self, config: Config) -> None:
         """Endow the treasury with the faucet's whole budget."""
-        faucet, tokenomics = config.economics.faucet, self.network.tokenomics
-        budget_nlai = config.granted_nlai if faucet.budget_nlai is None else faucet.budget_nlai
+        tokenomics, budget_nlai = self.network.tokenomics, config.faucet_budget_nlai
         if budget_nlai:
             tokenomics.endow(self._roles["holder"], budget_nlai).raise_for_revert()
-        half_life_s = to_seconds(faucet.half_life_ns)
+        half_life_s = to_seconds(config.economics.faucet.half_life_ns)
         tokenomics.set_budget(self._roles["owner"], budget_nlai, half_life_s).raise_for_revert()
 
     def _post_offers(self, entry: NodeEntry, t_ns: int) -> list[Event]:

@@ -86,10 +86,8 @@ def _chain(config: Config) -> Iterator[str]:
     thaw_ns, appeal_ns = config.economics.bonds.thaw_ns, config.economics.slashing.appeal_ns
     if thaw_ns < appeal_ns:
         yield f"economics.bonds.thaw: must be at least slashing.appeal, {to_s(appeal_ns):g} s, not {to_s(thaw_ns):g} s"
-    granted_nlai = config.granted_nlai
-    budget_nlai = config.economics.faucet.budget_nlai
-    if budget_nlai is not None and granted_nlai > budget_nlai:
-        needed, given = (f"{to_lai(nlai):.9g}" for nlai in (granted_nlai, budget_nlai))
+    if config.granted_nlai > config.faucet_budget_nlai:
+        needed, given = (f"{to_lai(nlai):.9g}" for nlai in (config.granted_nlai, config.faucet_budget_nlai))
         yield f"economics.faucet.budget: must cover what users are granted at the start, {needed} LAI, not {given}"
 
 
@@ -98,8 +96,8 @@ def _sums(config: Config) -> Iterator[str]:
         yield f"sim.epochs: must be at most {MAX_DURATION_NS // config.chain.epoch_ns} (3650d in all), not {config.sim.epochs}"
     bonds_nlai = sum(nodes.count * nodes.bond_nlai for nodes in config.nodes)
     funds_nlai = sum(users.count * users.budget.total_nlai for users in config.users)
-    unspent_nlai = max(0, (config.economics.faucet.budget_nlai or 0) - config.granted_nlai)
-    needed_nlai = bonds_nlai + funds_nlai + unspent_nlai + _joins_nlai(config)
+    ungranted_nlai = config.faucet_budget_nlai - config.granted_nlai
+    needed_nlai = bonds_nlai + funds_nlai + ungranted_nlai + _joins_nlai(config)
     genesis_nlai = config.economics.supply.genesis_nlai
     if needed_nlai > genesis_nlai:
         needed, given = (f"{to_lai(nlai):.9g}" for nlai in (needed_nlai, genesis_nlai))

@@ -669,6 +669,12 @@ class Config(Section):
         """Faucet credit that all users together are granted at the start."""
         return sum(users.count * users.budget.faucet_nlai for users in self.users)
 
+    @property
+    def faucet_budget_nlai(self) -> int:
+        """What the faucet may grant in all, with which the treasury is endowed at the start."""
+        budget_nlai = self.economics.faucet.budget_nlai
+        return self.granted_nlai if budget_nlai is None else budget_nlai
+
     def population(self, name: str) -> NodePopulation:
         """The node population of that name; KeyError when there is none."""
         return {population.name: population for population in self.nodes}[name]

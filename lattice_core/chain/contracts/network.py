@@ -22,16 +22,12 @@ from lattice_core.split import Cuts, Parts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """What settling a chunk did, read from its events: users whose debit was applied or skipped (int64 ids), totals, gas."""
+    """What settling a chunk did, read from its events: users whose debit was applied or skipped (int64 ids), and totals."""
 
-    nexus: int
-    epoch: int
-    chunk: int
     applied: NDArray[np.int64]
     skipped: NDArray[np.int64]
     debited: Parts
     cuts: Cuts
-    gas_used: int | None
 
 
 class Collected(NamedTuple):
@@ -71,14 +67,10 @@ class Network:
         skipped = np.array([skip["user"] for skip in self.users.logged("UserSkipped", receipt)], dtype=np.int64)
         (event,) = self.tokenomics.logged("ChunkSettled", receipt)
         return Settled(
-            nexus=chunk.nexus,
-            epoch=chunk.epoch,
-            chunk=chunk.chunk,
             applied=chunk.users[~np.isin(chunk.users, skipped)],
             skipped=skipped,
             debited=Parts(event["purchased"], event["faucet"]),
             cuts=Cuts(*event["cuts"]),
-            gas_used=receipt.gas_used,
         )
 
     def collected(self, receipt: Receipt) -> Collected:
