@@ -35,8 +35,9 @@ def _workload(users: Any) -> str:
         from lattice_sim.trace import read_trace
 
         trace = read_trace(workload.trace)
-        return f"{len(trace.t_ns):,} requests of {workload.trace} in {to_s(int(trace.t_ns[-1])) / workload.scale:,.0f} s"
-    return f"{(workload.poisson or workload.modulated).requests_per_day * workload.scale:,.0f} requests a day"
+        span_s = to_s(int(trace.t_ns[-1])) * workload.stretch / workload.scale
+        return f"{len(trace.t_ns):,} requests of {workload.trace} in {span_s:,.0f} s"
+    return f"{workload.rhythm.requests_per_day * workload.scale / workload.stretch:,.0f} requests a day"
 
 
 def _load(config: Any, model: str) -> str:

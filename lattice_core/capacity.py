@@ -6,18 +6,31 @@ Expectations in closed form; nothing is drawn. Prefill is left out on both sides
 """
 
 import math
+from itertools import pairwise
 
-from lattice_core.config.network import Availability, Config, Diurnal, LognormalTokens, NodePopulation, UserPopulation
+from lattice_core.config.network import Availability, Config, Diurnal, Modulated, NodePopulation, TokenLaw, UserPopulation
 from lattice_core.units import DAY_NS, HOUR_NS, to_s
 
 
-def mean_tokens(tokens: LognormalTokens, most: int) -> float:
-    """Mean of a lognormal length that is cut off at `most` tokens."""
-    if tokens.sigma == 0:
-        return float(min(tokens.median, most))
-    z = math.log(most / tokens.median) / tokens.sigma
-    below = tokens.median * math.exp(tokens.sigma * tokens.sigma / 2) * _normal_cdf(z - tokens.sigma)
+def mean_tokens(law: TokenLaw, most: int) -> float:
+    """Mean of a length that is cut off at `most` tokens."""
+    if law.quantiles is not None:
+        points = list(zip(law.quantiles.share, law.quantiles.tok, strict=True))
+        return sum((b[0] - a[0]) * _mean_between(a[1], b[1], most) for a, b in pairwise(points))
+    assert law.median is not None  # else the config is refused
+    if law.sigma == 0:
+        return float(min(law.median, most))
+    z = math.log(most / law.median) / law.sigma
+    below = law.median * math.exp(law.sigma * law.sigma / 2) * _normal_cdf(z - law.sigma)
     return below + most * _normal_cdf(-z)
+
+
+def _mean_between(low: float, high: float, most: int) -> float:
+    """Mean of a length cut off at `most`, whose logarithm is uniform from `low` to `high`."""
+    if most <= low or low == high:
+        return min(low, float(most))
+    top = min(high, most)
+    return (top - low + most * math.log(high / top)) / math.log(high / low)
 
 
 def up_share(nodes: NodePopulation, hour: float) -> float:
@@ -35,16 +48,15 @@ def offered_output_tok_s(users: UserPopulation, model: str, hour: int) -> float:
     """
     if model not in users.model:
         return 0.0
-    if users.workload.poisson is not None:
-        requests_per_s = users.workload.poisson.requests_per_day / to_s(DAY_NS)
-    elif users.workload.modulated is not None:
-        hourly = users.workload.modulated.hourly
-        requests_per_s = users.workload.modulated.requests_per_day / to_s(HOUR_NS) * hourly[hour] / sum(hourly)
-    else:
+    rhythm, factor = users.workload.rhythm, users.workload.scale / users.workload.stretch
+    if rhythm is None:
         raise ValueError(f"users.{users.name}.workload: a trace's load does not stand in the config")
-    assert users.tokens.output is not None  # a config with a synthetic workload and no output length is refused
+    requests_per_s = rhythm.requests_per_day / to_s(DAY_NS) * factor
+    if isinstance(rhythm, Modulated):
+        requests_per_s *= 24 * rhythm.hourly[hour] / sum(rhythm.hourly)
+    assert users.output is not None  # a config with a synthetic workload and no output length is refused
     share = users.model[model] / sum(users.model.values())
-    return requests_per_s * users.workload.scale * share * mean_tokens(users.tokens.output, users.tokens.max_tokens)
+    return requests_per_s * share * mean_tokens(users.output, users.tokens.max_tokens)
 
 
 def capacity_output_tok_s(nodes: NodePopulation, model: str, hour: int) -> float:

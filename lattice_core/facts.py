@@ -2,6 +2,7 @@
 
 from lattice_core.jit import jit, rows
 from lattice_core.ledger import fold, has_account
+from lattice_core.reputation import bond_factor
 from lattice_core.routing import activate
 from lattice_core.state import (
     ABSENT,
@@ -135,7 +136,8 @@ def set_bond(S: Handle, node: int, nlai: int, t_ns: int) -> int:
     begin(S, t_ns)
     if node < 0 or node >= rows(S, NODES) or node_at(S, node).key == 0 or nlai < 0 or nlai > MAX_SUPPLY_NLAI:
         return ignored(S)
-    node_at(S, node).bond_nlai = nlai
+    n = node_at(S, node)
+    n.bond_nlai, n.bond_factor = nlai, bond_factor(S, nlai)
     fold(S, node)
     fold(S, nlai)
     return 0

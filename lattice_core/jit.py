@@ -19,8 +19,26 @@ from numba.extending import intrinsic
 
 
 def jit[F: Callable[..., Any]](function: F) -> F:
-    """Compile a scalar rule. The result is cached; `.py_func` is the Python original."""
-    return cast(F, cached(numba.njit(error_model="numpy")(function)))
+    """Compile a scalar rule. The result is cached; `.py_func` is the Python original.
+
+    Compiled callers get one version of it, whatever the width of their integers and whether they are constants: numba would
+    make one for each, and compile twice as long.
+    """
+    compiled = numba.njit(error_model="numpy")(function)
+    template = compiled.get_call_template
+    compiled.get_call_template = lambda args, kws: template([_wide(kind) for kind in args], kws)
+    return cast(F, cached(compiled))
+
+
+def _wide(kind: Any) -> Any:
+    """int64 for any signed integer type, and no type of a single value."""
+    kind = numba.types.unliteral(kind)
+    return numba.int64 if isinstance(kind, numba.types.Integer) and kind.signed else kind
+
+
+def inlined[F: Callable[..., Any]](function: F) -> F:
+    """`jit`, and always compiled into its callers: for what a decision does for each candidate."""
+    return cast(F, cached(numba.njit(error_model="numpy", forceinline=True)(function)))
 
 
 def cached(compiled: Any) -> Any:
@@ -76,6 +94,30 @@ def row_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
     return cast(Callable[..., Any], intrinsic(row))
 
 
+def prefetch_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
+    """A compiled `prefetch(S, i)`: row `i` of entry `table` is needed soon. Changes nothing but the time that takes."""
+
+    def prefetch(context: Any, S: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            word, byte = ir.IntType(64), ir.IntType(8)
+            directory = builder.inttoptr(arguments[0], word.as_pointer())
+            base = builder.load(builder.gep(directory, [ir.Constant(word, 2 * table)]))
+            index = context.cast(builder, arguments[1], signature.args[1], numba.int64)
+            address = builder.add(base, builder.mul(index, ir.Constant(word, dtype.itemsize)))
+            kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), *[ir.IntType(32)] * 3])
+            hint = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
+            flags = [ir.Constant(ir.IntType(32), flag) for flag in (1, 3, 1)]  # to write, to keep, data
+            for offset in range(0, dtype.itemsize, 64):
+                line = builder.inttoptr(builder.add(address, ir.Constant(word, offset)), byte.as_pointer())
+                builder.call(hint, [line, *flags])
+            return context.get_dummy_value()
+
+        del context
+        return numba.void(numba.int64, i), generate
+
+    return cast(Callable[..., Any], intrinsic(prefetch))
+
+
 def _rows(context: Any, S: Any, table: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
@@ -87,20 +129,53 @@ def _rows(context: Any, S: Any, table: Any) -> Any:
     return numba.int64(numba.int64, numba.int64), generate
 
 
+def _word(builder: Any, arguments: Any) -> Any:
+    """Pointer to int64 `i` of entry `table` of the directory at address `S`."""
+    word = ir.IntType(64)
+    directory = builder.inttoptr(arguments[0], word.as_pointer())
+    base = builder.load(builder.gep(directory, [builder.mul(arguments[1], ir.Constant(word, 2))]))
+    return builder.gep(builder.inttoptr(base, word.as_pointer()), [arguments[2]])
+
+
+def _load(context: Any, S: Any, table: Any, i: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_word(builder, arguments))
+
+    del context
+    return numba.int64(numba.int64, numba.int64, numba.int64), generate
+
+
+def _store(context: Any, S: Any, table: Any, i: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[3], _word(builder, arguments))
+        return context.get_dummy_value()
+
+    del context
+    return numba.void(numba.int64, numba.int64, numba.int64, numba.int64), generate
+
+
 rows = cast(Callable[[int, int], int], intrinsic(_rows))
 """Number of rows of entry `table` of the directory at address `S`."""
 
 
-def _call_score(context: Any, address: Any, offer: Any, request: Any, params: Any) -> Any:
+def _call_score(context: Any, address: Any, offer: Any, request: Any, weights: Any, memory: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.DoubleType(), [pointer] * 3)
+        kind = ir.FunctionType(ir.DoubleType(), [pointer] * 4)
         function = builder.inttoptr(arguments[0], kind.as_pointer())
         return builder.call(function, [builder.bitcast(a, pointer) for a in arguments[1:]])
 
     del context
-    return numba.float64(address, offer, request, params), generate
+    return numba.float64(address, offer, request, weights, memory), generate
 
 
-call_score = cast(Callable[[int, Any, Any, Any], float], intrinsic(_call_score))
-"""`float64 score(offer, request, params)` at an address: a call through a pointer, so a new policy recompiles nothing."""
+call_score = cast(Callable[[int, Any, Any, Any, Any], float], intrinsic(_call_score))
+"""`float64 score(offer, request, weights, memory)` at an address: a call through a pointer, so a new policy recompiles
+nothing.
+"""
+
+load = cast(Callable[[int, int, int], int], intrinsic(_load))
+"""int64 `i` of entry `table`, a table of nothing else, of the directory at address `S`."""
+
+store = cast(Callable[[int, int, int, int], None], intrinsic(_store))
+"""Write int64 `i` of entry `table`, a table of nothing else, of the directory at address `S`."""

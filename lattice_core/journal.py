@@ -20,8 +20,8 @@ from lattice_core.events import EVENTS, Command, Event
 FORMAT = "lattice-journal"
 VERSION = 1
 RULES = (
-    *("batch", "batches", "facts", "jit", "ledger", "nexus", "nodes", "pricing", "reputation", "requests", "routing"),
-    *("split", "state", "streams", "timers", "transition", "units"),
+    *("agenda", "batch", "batches", "directory", "facts", "jit", "ledger", "nexus", "nodes", "pricing", "reputation"),
+    *("requests", "routing", "split", "state", "streams", "timers", "transition", "units"),
 )
 """The modules whose source decides what the kernel does with an event."""
 

@@ -26,13 +26,22 @@ from lattice_core.state import (
 from lattice_core.streams import mix
 from lattice_core.transition import out
 
+_A, _C = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xCA5A826395121157)
+"""Odd words that tell the places of an entry apart."""
+
 
 @jit
-def fold(S: Handle, word: int) -> None:
+def fold(S: Handle, word: int | np.uint64) -> None:
     """Fold one integer of a decision or of the ledger into the rolling digest."""
     c = clock(S)
     c.digest_a = mix(c.digest_a, np.uint64(word))
     c.digest_b = mix(c.digest_b ^ c.digest_a, np.uint64(word))
+
+
+@jit
+def fold_entry(S: Handle, a: int, b: int, c: int, d: int) -> None:
+    """Fold four integers that belong together: most of the work does not wait for the digest."""
+    fold(S, mix(mix(np.uint64(a) * _A, np.uint64(b)), mix(np.uint64(c) * _C, np.uint64(d))))
 
 
 @jit
@@ -129,10 +138,7 @@ def charge(S: Handle, leg: int, nlai: int) -> None:
     o, served = out_at(S, row), request_at(S, le.request)
     o.request, o.leg, o.epoch, o.account, o.node = served.id, le.id, clock(S).epoch, r.account, node
     o.prompt_tok, o.output_tok, o.nlai, o.faucet_nlai = served.prompt_tok, le.to_tok - le.from_tok, purchased, faucet
-    fold(S, r.account)
-    fold(S, node)
-    fold(S, purchased)
-    fold(S, faucet)
+    fold_entry(S, r.account, node, purchased, faucet)
 
 
 @jit

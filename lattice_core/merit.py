@@ -26,13 +26,14 @@ class Merits:
         offers = nexus.table("offers")[: nexus.count("offers")]
         gained = {name: _gained(nodes[name], self._seen, name) for name in ("output_tok", "probes", "probes_ok")}
         self._seen = nodes
+        posteriors = nexus.qualities(t_ns)
         weights = []
         for node, row in enumerate(nodes):
             served = np.flatnonzero(offers["node"] == node).tolist()
             compute = max((float(row["slots"]) / float(offers[offer]["itl_s"]) for offer in served), default=0.0)
             probes = int(gained["probes"][node])
             uptime = int(gained["probes_ok"][node]) / probes if probes else 0.0
-            quality = _lower_quality([nexus.quality(offer, t_ns) for offer in served])
+            quality = _lower_quality(posteriors[served].tolist())
             weights.append(weight(compute, float(gained["output_tok"][node]), uptime, quality, self._exponents))
         return posted(weights)
 

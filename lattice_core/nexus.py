@@ -5,13 +5,15 @@ A typed, journalled shell around the rules. It finds rows by id, keeps room in t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lattice_core import batches, facts, nodes, requests, transition
+from lattice_core import batches, facts, nodes, requests, snapshot, transition
 from lattice_core.batch import Chunk
 from lattice_core.config import Config
+from lattice_core.directory import Rows, aligned
 from lattice_core.events import (
     AccountOpened,
     Arrive,
@@ -50,13 +52,14 @@ from lattice_core.events import (
     Withdrawn,
 )
 from lattice_core.journal import decision_line, event_line, header_line
-from lattice_core.reputation import quality_posterior, reliability
-from lattice_core.routing import find_group, load_policy
+from lattice_core.reputation import quality_posteriors, reliabilities
+from lattice_core.routing import Policy, find_group, load_policy
 from lattice_core.state import (
     AUDIT,
     CANCEL,
     CLIENT_LEFT,
     DISPATCH,
+    FREE,
     GROUP,
     KINDS,
     NONE,
@@ -67,7 +70,6 @@ from lattice_core.state import (
     STATUS,
     SUBMIT,
     WEIGHTS,
-    Rows,
     State,
     lacks_room,
 )
@@ -99,14 +101,15 @@ class Nexus:
     def __init__(self, config: Config, journal: Sink | None = None, decisions: Sink | None = None, nexus: int = 0) -> None:
         """`journal` receives the header and each input event as a line, `decisions` each command; both may be None.
 
-        ValueError if the routing policy cannot be loaded.
+        ValueError if the routing policy cannot be loaded. There is room for the config's own nodes and users from the start;
+        others find some.
         """
         self.config = config
         self.models = tuple(config.models)
         self.clusters = (None, *(cluster.name for cluster in config.clusters))
         self.policy = load_policy(config.routing.policy)
         self._score = self.policy.address
-        self._state = _initial(config, self.policy.candidates, self.policy.explores, nexus)
+        self._state = _initial(config, self.policy, nexus)
         self._rows: dict[int, int] = {}
         self._events = 0
         self._journal, self._decisions = journal, decisions
@@ -130,6 +133,30 @@ class Nexus:
             for command in commands:
                 self._decisions(decision_line(self._events, command))
         return commands
+
+    def snapshot(self) -> bytes:
+        """All that the kernel knows, to be restored later and elsewhere."""
+        return snapshot.dump(self._state.tables(), self._events, self.config.sha256())
+
+    @classmethod
+    def restore(cls, config: Config, blob: bytes) -> Self:
+        """The kernel of a snapshot, without sinks: it goes on as that one did.
+
+        SnapshotError for a snapshot of another format, config or version of the rules, or one that was altered.
+        """
+        nexus = cls(config)
+        dtypes = {name: table.dtype for name, table in nexus._state.tables().items()}
+        tables, nexus._events = snapshot.load(blob, dtypes, config.sha256())
+        if len(tables["memory"]) != nexus.policy.memory:
+            raise snapshot.SnapshotError(
+                f"snapshot: memory: must have {nexus.policy.memory} numbers, as {nexus.policy.name} declares, "
+                f"not {len(tables['memory'])}"
+            )
+        for name, table in tables.items():
+            nexus._state.put(name, aligned(table))
+        requests = nexus._state.requests
+        nexus._rows = {int(requests[row]["id"]): row for row in np.flatnonzero(requests["state"] != FREE).tolist()}
+        return nexus
 
     def next_timer_ns(self) -> int | None:
         """When the kernel wants a `Tick`, or None."""
@@ -163,20 +190,21 @@ class Nexus:
 
     def table(self, name: str) -> Rows:
         """A copy of one table of the state: `nodes`, `offers`, `groups`, `accounts`, `legs`, `batches`, `clock` …"""
-        rows: Rows = getattr(self._state, name)
-        return rows.copy()
+        return aligned(getattr(self._state, name))
 
     def count(self, name: str) -> int:
         """One counter of `state.CLOCK`, such as `arrived`."""
         return int(self._state.clock[0][name])
 
-    def reliability(self, node: int, t_ns: int) -> float:
-        """Share of a node's answers that succeed, as routing would see it at `t_ns`."""
-        return reliability(self._state.handle, node, t_ns)
+    def reliabilities(self, t_ns: int) -> NDArray[np.float64]:
+        """Share of each registered node's answers that succeed, as routing would see it at `t_ns`."""
+        found: NDArray[np.float64] = reliabilities(self._state.handle, t_ns)[self._state.nodes["key"] != 0]
+        return found
 
-    def quality(self, offer: int, t_ns: int) -> tuple[float, float]:
-        """(α, β) of the posterior of an offer's audited quality at `t_ns`."""
-        return quality_posterior(self._state.handle, offer, t_ns)
+    def qualities(self, t_ns: int) -> NDArray[np.float64]:
+        """(α, β) of the posterior of each offer's audited quality at `t_ns`: (offers, 2)."""
+        found: NDArray[np.float64] = quality_posteriors(self._state.handle, t_ns)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "policy": None, "_score": 0, "_journal": None, "_decisions": None}
@@ -375,15 +403,17 @@ _RULES: dict[type, Callable[[Nexus, Any], int]] = {
 }
 
 
-def _initial(config: Config, candidates: int, explores: bool, nexus: int) -> State:
+def _initial(config: Config, policy: Policy, nexus: int) -> State:
     """The state before the first event: parameters, and one empty group for each model and cluster."""
     routing, reputation, breaker = config.routing, config.reputation, config.routing.breaker
     params = np.zeros(1, PARAMS)
     values = {
         "seed": config.seed,
         "nexus": nexus,
-        "candidates": routing.candidates or candidates,
-        "explore": routing.explore if explores else 0.0,
+        "models": len(config.models),
+        "sampling": policy.sampling,
+        "candidates": routing.candidates or policy.candidates,
+        "explore": routing.explore if policy.explores else 0.0,
         "under_observed": routing.under_observed,
         "retries": routing.retries,
         "newcomer_cap": routing.newcomer_cap,
@@ -419,13 +449,23 @@ def _initial(config: Config, candidates: int, explores: bool, nexus: int) -> Sta
         weights[0][name] = getattr(routing.weights, name)
     groups = np.zeros(len(config.models) * (1 + len(config.clusters)), GROUP)
     places = [(model, cluster) for cluster in range(1 + len(config.clusters)) for model in range(len(config.models))]
+    clusters = (None, *(cluster.name for cluster in config.clusters))
     for row, (model, cluster) in zip(groups, places, strict=True):
-        spec = tuple(config.models.values())[model]
+        name, spec = tuple(config.models.items())[model]
         reference = spec.reference
         row["model"], row["kind"], row["cluster"] = model, KINDS.index(spec.kind), cluster
         row["context_tok"] = spec.context_tok
+        row["capacity"] = sum(
+            nodes.count
+            for nodes in config.nodes
+            if (nodes.kind, clusters.index(nodes.cluster)) == (spec.kind, cluster) and name in nodes.models
+        )
         row["price_in"], row["price_out"] = reference.price_input_nlai, reference.price_output_nlai
         row["ttft_s"], row["itl_s"] = reference.ttft_ns / NANO, reference.itl_ns / NANO
         row["prefill_s"] = 1.0 / reference.prefill_tok_s
         row["output_tok"], row["knee_s"] = reference.output_tok, reference.knee_ns / NANO
-    return State(params, weights, groups)
+    groups["start"][1:] = np.cumsum(groups["capacity"])[:-1]
+    state = State(params, weights, groups, policy.memory)
+    state.make_node_room(sum(nodes.count for nodes in config.nodes) - 1)
+    state.make_account_room(sum(users.count for users in config.users) - 1)
+    return state

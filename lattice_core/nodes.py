@@ -1,11 +1,13 @@
 """The rules for nodes: they come and go, are probed and audited, and their breakers open and close."""
 
+from lattice_core.agenda import set_time
 from lattice_core.jit import jit, rows
 from lattice_core.ledger import fold
 from lattice_core.reputation import observe_audit, observe_outcome
 from lattice_core.routing import activate, deactivate
 from lattice_core.state import (
     ABSENT,
+    BREAKER_TIMERS,
     DRAINING,
     HALF_OPEN,
     NODES,
@@ -13,8 +15,7 @@ from lattice_core.state import (
     OFFERS,
     OPEN,
     PROBE,
-    TIMER_BREAKER,
-    TIMER_PROBE,
+    PROBE_TIMERS,
     UP,
     Handle,
     clock,
@@ -24,8 +25,8 @@ from lattice_core.state import (
     params,
 )
 from lattice_core.streams import PROBES, exponential
-from lattice_core.timers import drop_stale, set_timer
 from lattice_core.transition import LAST_NS, begin, ignored, out
+from lattice_core.units import NEVER_NS
 
 
 @jit
@@ -34,7 +35,7 @@ def _schedule_probe(S: Handle, node: int, t_ns: int) -> None:
     p, n = params(S), node_at(S, node)
     n.probe_serial += 1
     wait = exponential(p.seed, PROBES, n.key, n.probe_serial) * float(p.probe_interval_ns)
-    set_timer(S, t_ns + 1 + int(min(wait, 0.5 * LAST_NS)), TIMER_PROBE, node, n.probe_serial)
+    set_time(S, PROBE_TIMERS, node, t_ns + 1 + int(min(wait, 0.5 * LAST_NS)))
 
 
 @jit
@@ -45,7 +46,7 @@ def send_probe(S: Handle, node: int, t_ns: int) -> None:
     n.probe_open = 1
     row = out(S, PROBE)
     out_at(S, row).node, out_at(S, row).leg = node, n.probe_serial
-    set_timer(S, t_ns + params(S).probe_interval_ns, TIMER_PROBE, node, n.probe_serial)
+    set_time(S, PROBE_TIMERS, node, t_ns + params(S).probe_interval_ns)
 
 
 @jit
@@ -79,7 +80,7 @@ def node_down(S: Handle, node: int, t_ns: int) -> int:
         offer = offer_at(S, offer).next_of_node
     n.probe_serial += 1
     n.probe_open = 0
-    drop_stale(S)
+    set_time(S, PROBE_TIMERS, node, NEVER_NS)
     fold(S, ~node)
     return 0
 
@@ -88,7 +89,7 @@ def node_down(S: Handle, node: int, t_ns: int) -> int:
 def observe(S: Handle, node: int, ok: bool, t_ns: int) -> None:
     """Count a success or failure; an opened breaker gets its timer."""
     if observe_outcome(S, node, ok, t_ns) == OPEN:
-        set_timer(S, node_at(S, node).breaker_until_ns, TIMER_BREAKER, node, node_at(S, node).breaker_until_ns)
+        set_time(S, BREAKER_TIMERS, node, node_at(S, node).breaker_until_ns)
         fold(S, node)
 
 
@@ -108,7 +109,6 @@ def probed(S: Handle, node: int, serial: int, ok: bool, t_ns: int) -> int:
         send_probe(S, node, t)
     else:
         _schedule_probe(S, node, t)
-    drop_stale(S)
     return clock(S).outs
 
 

@@ -5,23 +5,22 @@ the middle leaves the epochs before it whole. Files, frames and pictures are mad
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_core import census
+from lattice_core import census, wide
 from lattice_core.config import Config
+from lattice_core.directory import Rows
 from lattice_core.nexus import Nexus
+from lattice_core.request_log import BINS, DELAYS, ROW, bin_of, bounds_ns, new_request_log
 from lattice_core.settlement import Settlement
 from lattice_core.split import Cuts, Parts
-from lattice_core.state import FREE, NONE, OUTCOMES, REASONS, UP, Rows
+from lattice_core.state import ACCOUNT, FREE, NODE, NONE, OUTCOMES, REASONS, UP
 
 type Columns = dict[str, NDArray[Any]]
-
-MAX_REQUEST_ROWS = 1_000_000
-"""Requests that are written whole; of more, every k-th is."""
 
 _INT, _FLOAT, _TEXT = "int64", "float64", "string"
 
@@ -35,6 +34,8 @@ TABLES: dict[str, dict[str, str]] = {
         "failed": _INT,
         "rejected": _INT,
         "in_flight": _INT,
+        "mean_in_flight": _FLOAT,
+        "littles_law_gap_ns": _INT,
         "output_tok": _INT,
         "gross_nlai": _INT,
         "nodes_up": _INT,
@@ -116,6 +117,12 @@ TABLES: dict[str, dict[str, str]] = {
         "reason": _TEXT,
         "fee_nlai": _INT,
     },
+    "latencies": {
+        "metric": _TEXT,
+        "low_ns": _INT,
+        "high_ns": _INT,
+        "count": _INT,
+    },
     "settlements": dict.fromkeys(Settlement._fields, _INT),
     "transactions": {
         "transaction": _INT,
@@ -167,64 +174,73 @@ class Operation(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Observed:
-    """An epoch's rows, and the kernel as it was at its end."""
+class _Epoch:
+    """An epoch's rows."""
 
-    epoch: dict[str, int | None]
+    row: dict[str, int | float | None]
     nodes: Columns
-    requests: NDArray[np.int64]
     operations: Sequence[Operation]
     settled: Sequence[Settlement]
-    in_flight: NDArray[np.int64]
-    node_rows: Rows
-    account_rows: Rows
-    counts: dict[str, int]
-    busy_slot_ns: NDArray[np.int64] | None
-    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """Everything until the end of an epoch: the rows of all epochs, and counts and tables as they were then."""
+
+    end_ns: int = 0
+    epochs: tuple[_Epoch, ...] = ()
+    slots_up: int | None = None
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((*_ENDS, "in_flight"), 0))
+    nodes: Rows = field(default_factory=lambda: np.zeros(0, NODE))
+    accounts: Rows = field(default_factory=lambda: np.zeros(0, ACCOUNT))
+    busy_slot_ns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    under_way: Rows = field(default_factory=lambda: np.zeros(0, ROW))
+    reasons: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(REASONS), np.int64))
+    delays: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(DELAYS) * BINS, np.int64))
+    in_flight_ns: int = 0  # ∫ N dt, by the kernel's count of requests in flight
+    spent_ns: int = 0  # Σ over requests of the time from arrival to end, or to this end, by the log and the kernel's table
+    digest: bytes = b""
 
 
 class Records:
-    """The rows of one run."""
+    """The rows of one run. Picklable, with what a run needs to go on."""
 
     def __init__(self, config: Config) -> None:
         """For the nodes and users of `config`, numbered as `census` numbers them."""
-        self.requests: list[tuple[int, ...]] = []
-        """A driver appends each request that ends: the columns of `requests` in order, with indices of `config.users` and
-        `config.models` for `population` and `model`, codes of `state` for `outcome` and `reason`, and times as `Status` tells
-        them."""
+        self.log = new_request_log(config.seed)
+        """A driver adds each request that ends."""
         names = [population.name for population in config.users]
         self._models = np.array(list(config.models), object)
         self._populations = np.array(names, object)
         self._nodes = np.array([entry.population.name for entry in census.nodes(config)], object)
         self._population_of = np.array([names.index(entry.population.name) for entry in census.users(config)], np.int64)
         self._user_of = np.array([entry.ordinal for entry in census.users(config)], np.int64)
-        self._start_ns = 0
         self._founding: Sequence[Operation] = ()
-        self._observed: list[_Observed] = []
+        self._observed = _Observed()
 
     @property
     def epochs(self) -> int:
         """Epochs observed."""
-        return len(self._observed)
+        return len(self._observed.epochs)
 
     @property
     def digest(self) -> bytes:
         """The kernel's digest at the end of the last epoch observed; empty before."""
-        return self._observed[-1].digest if self._observed else b""
+        return self._observed.digest
 
     @property
     def arrived(self) -> int:
         """Requests that have arrived until then."""
-        return self._observed[-1].counts["arrived"] if self._observed else 0
+        return self._observed.counts["arrived"]
 
     @property
-    def every(self) -> int:
-        """k, if `requests` holds every k-th request; 1 if it holds them all."""
-        return max(1, -(-self.arrived // MAX_REQUEST_ROWS))
+    def reasons(self) -> dict[str, int]:
+        """Requests that have failed or were rejected until then, by reason."""
+        return {reason: int(count) for reason, count in zip(REASONS, self._observed.reasons, strict=True) if reason and count}
 
     def begin(self, operations: Sequence[Operation], t_ns: int = 0) -> None:
         """The first epoch begins at `t_ns`, after the transactions that found the network."""
-        self._start_ns, self._founding = t_ns, operations
+        self._founding, self._observed = operations, _Observed(t_ns)
 
     def observe(
         self,
@@ -238,60 +254,68 @@ class Records:
     ) -> None:
         """Keep the epoch that has ended at `t_ns`, with its transactions, what was settled and what was paid as a bonus.
 
-        `busy_slot_ns`: slots taken × time of each node since the start, from a driver that can tell.
+        `busy_slot_ns`: slots taken × time of each node since the start, from a driver that can tell. Nothing happens in the
+        kernel between its last event and `t_ns`.
         """
-        last = self._observed[-1] if self._observed else None
+        last = self._observed
         nodes, accounts = nexus.table("nodes"), nexus.table("accounts")
         nodes, accounts = nodes[nodes["key"] != 0], accounts[accounts["known"] == 1]
-        counts = {name: nexus.count(name) for name in (*_ENDS, "in_flight")}
+        counts = {name: nexus.count(name) for name in last.counts}
         up = nodes["status"] == UP
-        start_ns = _int(last.epoch["end_ns"]) if last else self._start_ns
         slots_up = int(nodes["slots"][up].sum())
-        slots_before = _int(last.epoch["slots_up"]) if last else slots_up
-        flows = {name: _since(nodes[name], last.node_rows[name] if last else None) for name in _FLOWS}
-        busy = None if busy_slot_ns is None else _since(busy_slot_ns, last.busy_slot_ns if last else None)
-        arrived = {name: counts[name] - (last.counts[name] if last else 0) for name in _ENDS}
-        self._observed.append(
-            _Observed(
-                epoch={
-                    "epoch": epoch,
-                    "start_ns": start_ns,
-                    "end_ns": t_ns,
-                    **arrived,
-                    "in_flight": counts["in_flight"],
-                    "output_tok": int(flows["output_tok"].sum()),
-                    "gross_nlai": int(flows["gross_nlai"].sum()),
-                    "nodes_up": int(up.sum()),
-                    "slots_up": slots_up,
-                    "busy_slot_ns": None if busy is None else int(busy.sum()),
-                    "offered_slot_ns": (slots_before + slots_up) * (t_ns - start_ns) // 2,
-                    **_sums(settled),
-                    "bonus_nlai": bonus_nlai,
-                },
-                nodes={
-                    "epoch": np.full(len(nodes), epoch, np.int64),
-                    "node": np.arange(len(nodes)),
-                    "population": self._nodes[: len(nodes)],
-                    "up": up,
-                    "slots": nodes["slots"],
-                    "in_flight": nodes["in_flight"],
-                    **_reputation(nexus, len(nodes), t_ns),
-                    "bond_nlai": nodes["bond_nlai"],
-                    **flows,
-                    "busy_slot_ns": np.full(len(nodes), None, object) if busy is None else busy,
-                },
-                requests=_request_rows(self.requests),
-                operations=operations,
-                settled=settled,
-                in_flight=self._under_way(nexus),
-                node_rows=nodes,
-                account_rows=accounts,
-                counts=counts,
-                busy_slot_ns=None if busy_slot_ns is None else busy_slot_ns.copy(),
-                digest=nexus.digest(),
-            )
+        slots_before = slots_up if last.slots_up is None else last.slots_up
+        flows = {name: _since(nodes[name], last.nodes[name]) for name in _FLOWS}
+        busy = None if busy_slot_ns is None else _since(busy_slot_ns, last.busy_slot_ns)
+        under_way = self._under_way(nexus)
+        in_flight_ns = wide.total(nexus.count("in_flight_high"), nexus.count("in_flight_low"))
+        in_flight_ns += counts["in_flight"] * (t_ns - nexus.count("now_ns"))
+        spent_ns = self.log.sojourn_ns + sum((t_ns - under_way["arrival_ns"]).tolist())
+        area_ns, length_ns = in_flight_ns - last.in_flight_ns, t_ns - last.end_ns
+        row = {
+            "epoch": epoch,
+            "start_ns": last.end_ns,
+            "end_ns": t_ns,
+            **{name: counts[name] - last.counts[name] for name in _ENDS},
+            "in_flight": counts["in_flight"],
+            "mean_in_flight": area_ns / length_ns if length_ns else float(counts["in_flight"]),
+            "littles_law_gap_ns": area_ns - (spent_ns - last.spent_ns),
+            "output_tok": int(flows["output_tok"].sum()),
+            "gross_nlai": int(flows["gross_nlai"].sum()),
+            "nodes_up": int(up.sum()),
+            "slots_up": slots_up,
+            "busy_slot_ns": None if busy is None else int(busy.sum()),
+            "offered_slot_ns": (slots_before + slots_up) * length_ns // 2,
+            **_sums(settled),
+            "bonus_nlai": bonus_nlai,
+        }
+        columns = {
+            "epoch": np.full(len(nodes), epoch, np.int64),
+            "node": np.arange(len(nodes)),
+            "population": self._nodes[: len(nodes)],
+            "up": up,
+            "slots": nodes["slots"].copy(),
+            "in_flight": nodes["in_flight"].copy(),
+            **_reputation(nexus, len(nodes), t_ns),
+            "bond_nlai": nodes["bond_nlai"].copy(),
+            **flows,
+            "busy_slot_ns": np.full(len(nodes), None, object) if busy is None else busy,
+        }
+        self.log.mark(self.epochs + 1)
+        self._observed = _Observed(  # from here on the epoch is observed
+            end_ns=t_ns,
+            epochs=(*last.epochs, _Epoch(row, columns, operations, settled)),
+            slots_up=slots_up,
+            counts=counts,
+            nodes=nodes,
+            accounts=accounts,
+            busy_slot_ns=last.busy_slot_ns if busy_slot_ns is None else busy_slot_ns.copy(),
+            under_way=under_way,
+            reasons=self.log.reasons.copy(),
+            delays=self.log.delays.copy(),
+            in_flight_ns=in_flight_ns,
+            spent_ns=spent_ns,
+            digest=nexus.digest(),
         )
-        self.requests.clear()
 
     def columns(self, table: str) -> Columns:
         """What the observed epochs left in a table of TABLES; None stands where the driver could not tell."""
@@ -300,17 +324,16 @@ class Records:
         return columns
 
     def _epochs_columns(self) -> Columns:
-        return _stack([observed.epoch for observed in self._observed], "epochs")
+        return _stack([epoch.row for epoch in self._observed.epochs], "epochs")
 
     def _nodes_columns(self) -> Columns:
-        if not self._observed:
+        epochs = self._observed.epochs
+        if not epochs:
             return _stack([], "nodes")
-        return {name: np.concatenate([observed.nodes[name] for observed in self._observed]) for name in TABLES["nodes"]}
+        return {name: np.concatenate([epoch.nodes[name] for epoch in epochs]) for name in TABLES["nodes"]}
 
     def _users_columns(self) -> Columns:
-        if not self._observed:
-            return _stack([], "users")
-        accounts = self._observed[-1].account_rows
+        accounts = self._observed.accounts
         known = {
             "account": np.arange(len(accounts)),
             "population": self._populations[self._population_of[: len(accounts)]],
@@ -319,10 +342,10 @@ class Records:
         return {name: known[name] if name in known else accounts[name] for name in TABLES["users"]}
 
     def _requests_columns(self) -> Columns:
-        ended = [observed.requests for observed in self._observed]
-        rows = np.concatenate([*ended, self._observed[-1].in_flight if self._observed else _request_rows([])])
-        rows = rows[np.argsort(rows[:, 0], kind="stable")][:: self.every]
-        columns: Columns = dict(zip(TABLES["requests"], rows.T.copy(), strict=True))
+        under_way = self._observed.under_way
+        rows = np.concatenate([self.log.marked(self.epochs), under_way[self.log.keeps(under_way["request"])]])
+        order = np.argsort(rows["request"], kind="stable")
+        columns: Columns = {name: rows[name][order] for name in TABLES["requests"]}
         columns["dispatch_ns"][columns["node"] == NONE] = NONE
         for name in ("first_token_ns", "end_ns"):
             columns[name][columns[name] == 0] = NONE
@@ -332,8 +355,22 @@ class Records:
         columns["reason"] = np.array(REASONS, object)[columns["reason"]]
         return columns
 
+    def _latencies_columns(self) -> Columns:
+        counts, under_way = self._observed.delays.reshape(len(DELAYS), BINS).copy(), self._observed.under_way
+        begun = under_way[under_way["first_token_ns"] > 0]
+        for ns in (begun["first_token_ns"] - begun["arrival_ns"]).tolist():
+            counts[DELAYS.index("ttft"), bin_of(ns)] += 1
+        delays, bins = np.nonzero(counts)
+        low_ns, high_ns = bounds_ns(bins)
+        return {
+            "metric": np.array(DELAYS, object)[delays],
+            "low_ns": low_ns,
+            "high_ns": high_ns,
+            "count": counts[delays, bins],
+        }
+
     def _settlements_columns(self) -> Columns:
-        return _stack([settlement._asdict() for observed in self._observed for settlement in observed.settled], "settlements")
+        return _stack([settlement._asdict() for epoch in self._observed.epochs for settlement in epoch.settled], "settlements")
 
     def _transactions_columns(self) -> Columns:
         return _stack([{**row, "status": "ok" if row["ok"] else "reverted"} for row in self._transactions()], "transactions")
@@ -343,43 +380,37 @@ class Records:
 
     def _transactions(self) -> list[dict[str, Any]]:
         founding = [(SETUP, operation) for operation in self._founding]
-        later = [(_int(observed.epoch["epoch"]), operation) for observed in self._observed for operation in observed.operations]
+        later = [(epoch.row["epoch"], operation) for epoch in self._observed.epochs for operation in epoch.operations]
         return [
             {"transaction": number, "epoch": epoch, **operation._asdict(), "operation": operation.name}
             for number, (epoch, operation) in enumerate(founding + later)
         ]
 
-    def _under_way(self, nexus: Nexus) -> NDArray[np.int64]:
-        """The requests in flight as rows: what the kernel knows of them, without an end."""
+    def _under_way(self, nexus: Nexus) -> Rows:
+        """The requests in flight as rows of the log: what the kernel knows of them, without an end."""
         requests, legs, offers = nexus.table("requests"), nexus.table("legs"), nexus.table("offers")
         requests = requests[requests["state"] != FREE]
-        rows = np.zeros((len(requests), len(TABLES["requests"])), np.int64)
-        column = dict(zip(TABLES["requests"], rows.T, strict=True))
+        rows = np.zeros(len(requests), ROW)
         sent = requests["leg"] != NONE
-        column["node"][:] = NONE
-        column["node"][sent] = offers["node"][legs["offer"][requests["leg"][sent]]]
-        column["population"][:] = self._population_of[requests["account"]]
-        column["user"][:] = self._user_of[requests["account"]]
+        rows["node"] = NONE
+        rows["node"][sent] = offers["node"][legs["offer"][requests["leg"][sent]]]
+        rows["population"] = self._population_of[requests["account"]]
+        rows["user"] = self._user_of[requests["account"]]
         for name, source in (
             ("request", "id"), ("model", "model"), ("prompt_tok", "prompt_tok"), ("arrival_ns", "arrival_ns"),
             ("dispatch_ns", "sent_ns"), ("first_token_ns", "first_token_ns"), ("fee_nlai", "charged_nlai"),
         ):  # fmt: skip
-            column[name][:] = requests[source]
+            rows[name] = requests[source]
         return rows
-
-
-def _request_rows(rows: list[tuple[int, ...]]) -> NDArray[np.int64]:
-    return np.array(rows, np.int64).reshape(len(rows), len(TABLES["requests"]))
 
 
 def _reputation(nexus: Nexus, nodes: int, t_ns: int) -> Columns:
     """Reliability of each node, and its quality: the posterior mean over all its offers."""
     offers = nexus.table("offers")[: nexus.count("offers")]
-    posteriors = np.array([nexus.quality(offer, t_ns) for offer in range(len(offers))]).reshape(-1, 2)
-    alpha, beta = (np.bincount(offers["node"], weights, minlength=nodes)[:nodes] for weights in posteriors.T)
+    alpha, beta = (np.bincount(offers["node"], weights, minlength=nodes)[:nodes] for weights in nexus.qualities(t_ns).T)
     with np.errstate(invalid="ignore"):  # a node without an offer has no quality
         quality = alpha / (alpha + beta)
-    return {"reliability": np.array([nexus.reliability(node, t_ns) for node in range(nodes)]), "quality": quality}
+    return {"reliability": nexus.reliabilities(t_ns), "quality": quality}
 
 
 def _sums(settled: Sequence[Settlement]) -> dict[str, int]:
@@ -389,11 +420,10 @@ def _sums(settled: Sequence[Settlement]) -> dict[str, int]:
     return {**debited._asdict(), **cuts._asdict(), "skipped": sum(chunk.skipped for chunk in settled)}
 
 
-def _since(now: NDArray[Any], before: NDArray[Any] | None) -> NDArray[np.int64]:
+def _since(now: NDArray[Any], before: NDArray[Any]) -> NDArray[np.int64]:
     """What a counter has gained; entities may have come since."""
     gained = now.astype(np.int64)
-    if before is not None:
-        gained[: len(before)] -= before
+    gained[: len(before)] -= before
     return gained
 
 
@@ -404,8 +434,3 @@ def _stack(rows: list[dict[str, Any]], table: str) -> Columns:
         values = [row[name] for row in rows]
         columns[name] = np.array(values, object if None in values else kinds[kind])
     return columns
-
-
-def _int(value: int | None) -> int:
-    assert value is not None
-    return value

@@ -2,16 +2,42 @@
 
 Latency is a Peak-EWMA (Finagle), reliability a pair of discounted success counts (after The Graph's indexer selection),
 quality a discounted Beta posterior over audits with a low prior: newcomers pay dues (Jøsang & Ismail; Friedman & Resnick).
+
+The success counts decay forward (Cormode et al. 2009): they are kept relative to the last landmark before the node's last
+observation, a landmark each `BLOCK` half-lives, so that what is left of a count since then is one factor for all nodes. From
+one landmark to the next a count shrinks by an exact power of two.
 """
 
 import math
+from typing import Any, NamedTuple
 
-from lattice_core.jit import jit
-from lattice_core.state import CLOSED, HALF_OPEN, NONE, OPEN, Handle, group_at, member_at, node_at, offer_at, params
+import numpy as np
+
+from lattice_core.directory import Handle
+from lattice_core.jit import inlined, jit, rows
+from lattice_core.state import (
+    CLOSED,
+    HALF_OPEN,
+    NODES,
+    NONE,
+    OPEN,
+    clock,
+    group_at,
+    member_at,
+    node_at,
+    offer_at,
+    params,
+)
 from lattice_core.streams import QUALITY, beta
 from lattice_core.units import NANO
 
 LN2 = 0.6931471805599453
+
+BLOCK = 16
+"""Half-lives from one landmark to the next; as many of the longest duration fit int64."""
+
+BLOCK_DECAY = 1.0 / 65536.0
+"""½ to the power BLOCK."""
 
 
 @jit
@@ -30,15 +56,51 @@ def peak_ewma(estimate: float, observed: float, elapsed_ns: int, tau_ns: int) ->
 
 
 @jit
-def reliability(S: Handle, node: int, t_ns: int) -> float:
+def shrunk(from_ns: int, to_ns: int, half_life_ns: int) -> float:
+    """What one count, relative to the last landmark before `from_ns`, is relative to the one before `to_ns` ≥ `from_ns`."""
+    block_ns = BLOCK * half_life_ns
+    factor = 1.0
+    for _ in range(min(to_ns // block_ns - from_ns // block_ns, 68)):  # then nothing is left of any float64
+        factor *= BLOCK_DECAY
+    return factor
+
+
+class Decay(NamedTuple):
+    """What is left at one time of a success count, by half-life, of one since the last landmark, and when that was."""
+
+    fast: float
+    slow: float
+    fast_landmark_ns: int
+    slow_landmark_ns: int
+
+
+@jit
+def decay_at(S: Handle, t_ns: int) -> Decay:
+    """The decay that all nodes share at `t_ns`."""
+    p = params(S)
+    fast_ns, slow_ns = t_ns % (BLOCK * p.fast_half_life_ns), t_ns % (BLOCK * p.slow_half_life_ns)
+    return Decay(decay(fast_ns, p.fast_half_life_ns), decay(slow_ns, p.slow_half_life_ns), t_ns - fast_ns, t_ns - slow_ns)
+
+
+@inlined
+def reliability_of(S: Handle, node: int, d: Decay, t_ns: int) -> float:
     """Share of answers that succeed: two half-lives mixed, each drawn to the prior where little is known."""
     p, n = params(S), node_at(S, node)
-    elapsed_ns = t_ns - n.observed_ns
-    fast, slow = decay(elapsed_ns, p.fast_half_life_ns), decay(elapsed_ns, p.slow_half_life_ns)
+    fast, slow = d.fast, d.slow
+    if n.observed_ns < d.fast_landmark_ns:
+        fast *= shrunk(n.observed_ns, t_ns, p.fast_half_life_ns)
+    if n.observed_ns < d.slow_landmark_ns:
+        slow *= shrunk(n.observed_ns, t_ns, p.slow_half_life_ns)
     prior = p.prior_reliability * p.prior_count
     s_fast = (n.fast_ok * fast + prior) / (n.fast_n * fast + p.prior_count)
     s_slow = (n.slow_ok * slow + prior) / (n.slow_n * slow + p.prior_count)
     return p.fast_weight * s_fast + (1.0 - p.fast_weight) * s_slow
+
+
+@jit
+def bond_factor(S: Handle, nlai: int) -> float:
+    """h = 1 − e^(−bond/reference) of a bond of `nlai`."""
+    return 1.0 - math.exp(-float(nlai) / float(params(S).bond_reference_nlai))
 
 
 @jit
@@ -50,10 +112,28 @@ def quality_posterior(S: Handle, offer: int, t_ns: int) -> tuple[float, float]:
 
 
 @jit
-def quality_draw(S: Handle, offer: int, t_ns: int) -> float:
+def reliabilities(S: Handle, t_ns: int) -> Any:
+    """`reliability_of` every row of the nodes' table, float64."""
+    found = np.empty(rows(S, NODES), np.float64)
+    d = decay_at(S, t_ns)
+    for node in range(len(found)):
+        found[node] = reliability_of(S, node, d, t_ns)
+    return found
+
+
+@jit
+def quality_posteriors(S: Handle, t_ns: int) -> Any:
+    """`quality_posterior` of every offer, float64 (offers, 2)."""
+    found = np.empty((clock(S).offers, 2), np.float64)
+    for offer in range(len(found)):
+        found[offer, 0], found[offer, 1] = quality_posterior(S, offer, t_ns)
+    return found
+
+
+@jit
+def quality_draw(S: Handle, offer: int, tick: int, t_ns: int) -> float:
     """A Thompson draw from the posterior, made once per offer and refresh tick, when first needed."""
     p, o = params(S), offer_at(S, offer)
-    tick = t_ns // p.refresh_ns + 1
     if o.quality_tick != tick:
         a, b = quality_posterior(S, offer, t_ns)
         o.quality = beta(a, b, p.seed, QUALITY, o.key, tick)
@@ -98,11 +178,19 @@ def observe_pace(S: Handle, offer: int, elapsed_ns: int, tokens: int, t_ns: int)
 def observe_outcome(S: Handle, node: int, ok: bool, t_ns: int) -> int:
     """Count a success or a failure and move the breaker; returns the breaker's state if it changed, else NONE."""
     p, n = params(S), node_at(S, node)
-    elapsed_ns = t_ns - n.observed_ns
-    fast, slow = decay(elapsed_ns, p.fast_half_life_ns), decay(elapsed_ns, p.slow_half_life_ns)
-    x = 1.0 if ok else 0.0
-    n.fast_ok, n.fast_n = n.fast_ok * fast + x, n.fast_n * fast + 1.0
-    n.slow_ok, n.slow_n = n.slow_ok * slow + x, n.slow_n * slow + 1.0
+    d = decay_at(S, t_ns)
+    if n.observed_ns < d.fast_landmark_ns:
+        kept = shrunk(n.observed_ns, t_ns, p.fast_half_life_ns)
+        n.fast_ok, n.fast_n = n.fast_ok * kept, n.fast_n * kept
+    if n.observed_ns < d.slow_landmark_ns:
+        kept = shrunk(n.observed_ns, t_ns, p.slow_half_life_ns)
+        n.slow_ok, n.slow_n = n.slow_ok * kept, n.slow_n * kept
+    fast, slow = 1.0 / d.fast, 1.0 / d.slow  # what a count of now is at the landmark
+    n.fast_n += fast
+    n.slow_n += slow
+    if ok:
+        n.fast_ok += fast
+        n.slow_ok += slow
     n.observed_ns = t_ns
     if ok:
         n.failures = 0

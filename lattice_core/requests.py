@@ -11,8 +11,9 @@
 
 import numpy as np
 
+from lattice_core.agenda import set_time
 from lattice_core.jit import jit, rows
-from lattice_core.ledger import available_nlai, charge, fold, has_account, hold, release, reserve, root_of
+from lattice_core.ledger import available_nlai, charge, fold, fold_entry, has_account, hold, release, reserve, root_of
 from lattice_core.nodes import observe, send_probe
 from lattice_core.pricing import fee_nlai
 from lattice_core.reputation import observe_first_token, observe_pace
@@ -23,6 +24,7 @@ from lattice_core.state import (
     BAD_ANSWER,
     BAD_REQUEST,
     BOUNDARY,
+    BREAKER_TIMERS,
     CANCEL,
     CLIENT_LEFT,
     CLUSTER,
@@ -43,13 +45,11 @@ from lattice_core.state import (
     PUBLIC,
     REASONS,
     REJECTED,
+    REQUEST_TIMERS,
     REQUESTS,
     RESERVATION_EXPIRED,
     RUNNING,
     STATUS,
-    TIMER_BREAKER,
-    TIMER_DEADLINE,
-    TIMER_RESERVATION,
     UNKNOWN_ACCOUNT,
     UNKNOWN_PARENT,
     UP,
@@ -63,12 +63,11 @@ from lattice_core.state import (
     out_at,
     params,
     request_at,
-    timer_at,
 )
 from lattice_core.streams import AUDITS, mix, uniform
-from lattice_core.timers import drop_first, drop_stale, set_timer
+from lattice_core.timers import next_timer, next_timer_ns
 from lattice_core.transition import begin, ignored, out
-from lattice_core.units import MAX_SUPPLY_NLAI, MAX_TOKENS
+from lattice_core.units import MAX_SUPPLY_NLAI, MAX_TOKENS, NEVER_NS
 
 LEG_ROW_BITS = 32
 """A leg's id is its serial number above the row it stands in."""
@@ -149,17 +148,13 @@ def _end_request(S: Handle, request: int, outcome: int, reason: int, node: int, 
     o.request, o.outcome, o.reason, o.node, o.output_tok = r.id, outcome, reason, node, output_tok
     o.nlai, o.sent_ns, o.first_token_ns = r.charged_nlai, r.sent_ns, r.first_token_ns
     _count_end(S, r.account, outcome)
-    fold(S, clock(S).now_ns)
-    fold(S, r.id)
-    fold(S, outcome)
-    fold(S, reason)
-    fold(S, r.charged_nlai)
+    fold_entry(S, clock(S).now_ns, r.id, (reason << 8) + outcome, r.charged_nlai)
     if r.parent != NONE:
         _unlink(S, request)
     r.state, r.id = FREE, 0
     r.next_free = clock(S).free_request
     clock(S).free_request = request
-    drop_stale(S)
+    set_time(S, REQUEST_TIMERS, request, NEVER_NS)
 
 
 @jit
@@ -222,10 +217,7 @@ def _dispatch(S: Handle, request: int, t_ns: int, score: int) -> int:
     o = out_at(S, row)
     o.request, o.leg, o.offer, o.node = r.id, le.id, offer, offer_at(S, offer).node
     o.nlai, o.sent_ns = quote, t_ns
-    fold(S, t_ns)
-    fold(S, r.id)
-    fold(S, offer)
-    fold(S, quote)
+    fold_entry(S, t_ns, r.id, offer, quote)
     return 0
 
 
@@ -317,10 +309,8 @@ def arrive(
     if reason != 0:
         _end_request(S, request, REJECTED, reason, NONE, 0)
         return c.outs
-    if deadline_ns > 0 and deadline_ns <= t + params(S).reservation_ns:
-        set_timer(S, deadline_ns, TIMER_DEADLINE, request, id)
-    else:
-        set_timer(S, t + params(S).reservation_ns, TIMER_RESERVATION, request, id)
+    limit_ns = t + params(S).reservation_ns
+    set_time(S, REQUEST_TIMERS, request, min(deadline_ns, limit_ns) if deadline_ns > 0 else limit_ns)
     return c.outs
 
 
@@ -489,23 +479,24 @@ def _abandon_one(S: Handle, request: int, reason: int, t_ns: int) -> None:
 def timer(S: Handle, t_ns: int) -> int:
     """Fire the one earliest timer that is due by `t_ns`; the caller repeats while one is."""
     t = begin(S, t_ns)
-    if clock(S).timers == 0 or timer_at(S, 0).t_ns > t:
+    if next_timer_ns(S) > t:
         return 0
-    kind, at = timer_at(S, 0).kind, timer_at(S, 0).row
-    drop_first(S)
-    if kind in (TIMER_DEADLINE, TIMER_RESERVATION):
-        _abandon(S, at, DEADLINE if kind == TIMER_DEADLINE else RESERVATION_EXPIRED, t)
-    elif kind == TIMER_BREAKER:
+    timers, at = next_timer(S)
+    set_time(S, timers, at, NEVER_NS)
+    if timers == REQUEST_TIMERS:
+        r = request_at(S, at)
+        in_time = 0 < r.deadline_ns <= r.arrival_ns + params(S).reservation_ns
+        _abandon(S, at, DEADLINE if in_time else RESERVATION_EXPIRED, t)
+    elif timers == BREAKER_TIMERS:
         n = node_at(S, at)
         n.breaker, n.failures, n.successes = HALF_OPEN, 0, 0
         if n.status == UP and not n.probe_open:
             send_probe(S, at, t)
-    elif node_at(S, at).status == UP:
+    else:
         n = node_at(S, at)
         if n.probe_open:  # the last probe was never answered
             n.probe_open = 0
             n.probes += 1
             observe(S, at, False, t)
         send_probe(S, at, t)
-    drop_stale(S)
     return clock(S).outs

@@ -16,12 +16,13 @@ Requests in the system with their slots' time, integrated exactly, stand in `are
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lattice_core.jit import jit
+from lattice_core.directory import Directory, Handle, in_lines, zeros
+from lattice_core.jit import jit, load, prefetch_of, row_of, store
 from lattice_core.units import NEVER_NS
 
 RECEIPT_TOK = 16
@@ -42,62 +43,65 @@ FREE, WAITING, PREFILL, DECODE = 0, 1, 2, 3
 _SLACK_NS = 0.01
 """An event this little after a whole nanosecond belongs to it: far above the clock's float error, far below anything real."""
 
-SERVER = np.dtype(
+i4, i8, f8 = np.int32, np.int64, np.float64
+
+SERVER = in_lines(
     [
-        ("a_ns", np.float64),  # a step's fixed time
-        ("b_ns", np.float64),  # a step's time per decoding request
-        ("prefill_ns", np.float64),  # 1e9/r, a prompt token's time; 0: prompts cost nothing
-        ("chunk_tok", np.int64),  # c
-        ("slots", np.int64),
-        ("queue_room", np.int64),
-        ("waiting", np.int64),  # how many jobs wait for a slot,
-        ("prefilling", np.int64),  # how many have one and no first token,
-        ("decoding", np.int64),  # and how many decode
-        ("submitted", np.int64),  # jobs ever accepted
-        ("clock", np.float64),  # the virtual clock at since_ns, in steps
-        ("since_ns", np.int64),
-        ("step_ns", np.float64),  # a step's length since then; 0: nothing in service takes time
-        ("prompt", np.int64),  # the job in prefill
-        ("prompt_end", np.float64),  # the clock when its prompt is done
-        ("next_ns", np.int64),  # the next event
-        ("next_code", np.int64),
-        ("area_system_ns", np.int64),  # ∫ jobs on the node dt, to accrued_ns
-        ("area_busy_ns", np.int64),  # ∫ slots taken dt
-        ("accrued_ns", np.int64),
-        ("head", np.int64),  # the queue: jobs in prefill, then those waiting, by submission
-        ("tail", np.int64),
-        ("first_waiting", np.int64),
-        ("free", np.int64),  # a chain of unused job rows
-        ("heap", np.int64),  # where the heap of decoding jobs begins
+        ("next_ns", i8),  # the next event
+        ("next_code", i4),
+        ("decoding", i4),  # how many jobs decode,
+        ("prefilling", i4),  # how many have a slot and no first token,
+        ("waiting", i4),  # and how many wait for one
+        ("slots", i4),
+        ("queue_room", i4),
+        ("clock", f8),  # the virtual clock at since_ns, in steps
+        ("since_ns", i8),
+        ("step_ns", f8),  # a step's length since then; 0: nothing in service takes time
+        ("prompt_end", f8),  # the clock when its prompt is done
+        ("prompt", i4),  # the job in prefill
+        ("head", i4),  # the queue: jobs in prefill, then those waiting, by submission
+        ("tail", i4),
+        ("first_waiting", i4),
+        ("free", i4),  # a chain of unused job rows
+        ("heap", i4),  # where the heap of decoding jobs begins
+        ("accrued_ns", i8),
+        ("area_system_ns", i8),  # ∫ jobs on the node dt, to accrued_ns
+        ("area_busy_ns", i8),  # ∫ slots taken dt
+        ("a_ns", f8),  # a step's fixed time
+        ("b_ns", f8),  # a step's time per decoding request
+        ("prefill_ns", f8),  # 1e9/r, a prompt token's time; 0: prompts cost nothing
+        ("chunk_tok", i8),  # c
+        ("submitted", i8),  # jobs ever accepted
     ]
 )
 
-JOB = np.dtype(
+JOB = in_lines(
     [
-        ("leg", np.int64),  # the caller's handle
-        ("node", np.int64),
-        ("state", np.int64),
-        ("prompt_tok", np.int64),
-        ("output_tok", np.int64),
-        ("no", np.int64),  # order of submission on its node
-        ("finish", np.float64),  # the clock when its last token is out
-        ("place", np.int64),  # its position in the heap
-        ("before", np.int64),  # its neighbours in the queue
-        ("after", np.int64),
+        ("leg", i8),  # the caller's handle
+        ("finish", f8),  # the clock when its last token is out
+        ("no", i8),  # order of submission on its node
+        ("node", i4),
+        ("state", i4),
+        ("prompt_tok", i4),
+        ("output_tok", i4),
+        ("place", i4),  # its position in the heap
+        ("before", i4),  # its neighbours in the queue
+        ("after", i4),
     ]
 )
 
 
-class Service(NamedTuple):
-    """All nodes' service state: a few arrays, picklable, one unboxing a call.
+class Service(Directory):
+    """All nodes' service state.
 
     `server` has a row a node (SERVER); `job` holds slots + queue_room rows for each node (JOB), so that it never grows; `heap`
-    holds for each node `slots` job rows, those decoding, ordered by (finish, no).
+    holds for each node `slots` job rows, those decoding, ordered by (finish, no). `handle` is what the functions here take.
     """
 
-    server: Any
-    job: Any
-    heap: Any
+
+_HEAP = 2
+_server_at, _job_at = row_of(SERVER, 0), row_of(JOB, 1)
+prefetch = prefetch_of(SERVER, 0)
 
 
 def new_service(
@@ -120,34 +124,37 @@ def new_service(
     for node in np.flatnonzero(values[0] + values[1] == 0):
         raise ValueError(f"a_ns and b_ns of node {node} are both 0: decoding must take time")
 
-    server = np.zeros(len(values[0]), SERVER).view(np.recarray)
+    server = zeros(len(values[0]), SERVER)
     for name, column in zip(names, values, strict=True):
         server[name] = column
-    server.prompt = server.head = server.tail = server.first_waiting = NONE
-    server.next_ns = NEVER_NS
-    rows = server.slots + server.queue_room
-    server.free = np.cumsum(rows) - rows
-    server.heap = np.cumsum(server.slots) - server.slots
+    for name in ("prompt", "head", "tail", "first_waiting"):
+        server[name] = NONE
+    server["next_ns"] = NEVER_NS
+    slots_of, rows_of = server["slots"], server["slots"] + server["queue_room"]
+    server["free"] = np.cumsum(rows_of) - rows_of
+    server["heap"] = np.cumsum(slots_of) - slots_of
 
-    job = np.zeros(rows.sum(), JOB).view(np.recarray)
-    job.node = np.repeat(np.arange(len(server)), rows)
-    job.after = np.arange(1, len(job) + 1)
-    job.after[server.free + rows - 1] = NONE
-    return Service(server, job, np.full(server.slots.sum(), NONE, np.int64))
+    job = zeros(int(rows_of.sum()), JOB)
+    job["node"] = np.repeat(np.arange(len(server)), rows_of)
+    job["after"] = np.arange(1, len(job) + 1)
+    job["after"][server["free"] + rows_of - 1] = NONE
+    heap = zeros(int(slots_of.sum()), np.int64)
+    heap[:] = NONE
+    return Service({"server": server, "job": job, "heap": heap})
 
 
 @jit
-def submit(v: Service, node: int, leg: int, prompt_tok: int, output_tok: int, t_ns: int) -> int:
+def submit(V: Handle, node: int, leg: int, prompt_tok: int, output_tok: int, t_ns: int) -> int:
     """A request arrives: its job, which is the handle for `cancel`, or QUEUE_FULL. `output_tok` ≥ 1, `prompt_tok` ≥ 0.
 
     The handle is good until the job's DONE, `cancel` or `evict`; then its row is used again.
     """
-    s = v.server[node]
+    s = _server_at(V, node)
     if s.prefilling + s.decoding == s.slots and s.waiting == s.queue_room:
         return QUEUE_FULL
-    accrue(v, node, t_ns)
+    accrue(V, node, t_ns)
     row = s.free
-    j = v.job[row]
+    j = _job_at(V, row)
     s.free = j.after
     j.leg = leg
     j.state = WAITING
@@ -160,90 +167,90 @@ def submit(v: Service, node: int, leg: int, prompt_tok: int, output_tok: int, t_
     if s.tail == NONE:
         s.head = row
     else:
-        v.job[s.tail].after = row
+        _job_at(V, s.tail).after = row
     s.tail = row
     if s.waiting == 0:
         s.first_waiting = row
     s.waiting += 1
-    if _fill_slots(v, node):
-        _plan(v, node, t_ns)
+    if _fill_slots(V, node):
+        _plan(V, node, t_ns)
     return row
 
 
 @jit
-def next_ns(v: Service, node: int) -> int:
+def next_ns(V: Handle, node: int) -> int:
     """When the node's next first token or completion is due; NEVER_NS if none."""
-    return v.server[node].next_ns
+    return _server_at(V, node).next_ns
 
 
 @jit
-def advance(v: Service, node: int, t_ns: int) -> tuple[int, int]:
+def advance(V: Handle, node: int, t_ns: int) -> tuple[int, int]:
     """Take the node's next event if it is due by `t_ns`: (FIRST_TOKEN or DONE, leg), at time `next_ns`; else (NOTHING, NONE).
 
     Call again until NOTHING: several events can fall on one nanosecond, and an answer of one token is DONE at its first.
     """
-    s = v.server[node]
+    s = _server_at(V, node)
     if s.next_ns > t_ns:
         return NOTHING, NONE
     now_ns = s.next_ns
     code = s.next_code
-    accrue(v, node, now_ns)
+    accrue(V, node, now_ns)
     if code == FIRST_TOKEN:
         row = s.head
-        j = v.job[row]
+        j = _job_at(V, row)
         j.finish = _clock(s, now_ns) + (j.output_tok - 1)
-        _dequeue(v, row)
-        _heap_push(v, row)
+        _dequeue(V, row)
+        _heap_push(V, row)
     else:
-        row = v.heap[s.heap]
-        _remove(v, row)
-        _fill_slots(v, node)
-    _plan(v, node, now_ns)
-    return code, v.job[row].leg
+        row = load(V, _HEAP, s.heap)
+        _remove(V, row)
+        _fill_slots(V, node)
+    _plan(V, node, now_ns)
+    return code, _job_at(V, row).leg
 
 
 @jit
-def cancel(v: Service, row: int, t_ns: int) -> int:
+def cancel(V: Handle, row: int, t_ns: int) -> int:
     """End a job at `t_ns` wherever it stands; its slot goes to the next in the queue. Tokens receipted, as in `evict`.
 
     NONE, and no effect, if the row holds no job.
     """
-    j = v.job[row]
+    j = _job_at(V, row)
     if j.state == FREE:
         return NONE
-    accrue(v, j.node, t_ns)
-    receipted_tok = _receipted_tok(v, row, t_ns)
-    _remove(v, row)
-    _fill_slots(v, j.node)
-    _plan(v, j.node, t_ns)
+    accrue(V, j.node, t_ns)
+    receipted_tok = _receipted_tok(V, row, t_ns)
+    _remove(V, row)
+    _fill_slots(V, j.node)
+    _plan(V, j.node, t_ns)
     return receipted_tok
 
 
 @jit
-def evict(v: Service, node: int, t_ns: int) -> tuple[int, int]:
+def evict(V: Handle, node: int, t_ns: int) -> tuple[int, int]:
     """The node fails: take one job off it, admitting no other: (leg, tokens receipted), or (NONE, 0) when it is empty.
 
     Call until NONE. Decoding jobs go first, by finish, then the others by submission. Receipted are the tokens delivered by
     `t_ns`, down to a multiple of RECEIPT_TOK, or the whole answer if all of it is out.
     """
-    s = v.server[node]
+    s = _server_at(V, node)
     if s.decoding > 0:
-        row = v.heap[s.heap]
+        row = load(V, _HEAP, s.heap)
     elif s.head != NONE:
         row = s.head
     else:
         return NONE, 0
-    accrue(v, node, t_ns)
-    receipted_tok = _receipted_tok(v, row, t_ns)
-    _remove(v, row)
-    _plan(v, node, t_ns)
-    return v.job[row].leg, receipted_tok
+    accrue(V, node, t_ns)
+    receipted_tok = _receipted_tok(V, row, t_ns)
+    _remove(V, row)
+    _plan(V, node, t_ns)
+    return _job_at(V, row).leg, receipted_tok
 
 
 @jit
-def accrue(v: Service, node: int, t_ns: int) -> None:
+def accrue(V: Handle, node: int, t_ns: int) -> None:
     """Bring the node's areas up to `t_ns`, as every change does; call before reading them."""
-    s = v.server[node]
+    s = _server_at(V, node)
     dt_ns = t_ns - s.accrued_ns
     busy = s.prefilling + s.decoding
     s.area_busy_ns += busy * dt_ns
@@ -252,12 +259,12 @@ def accrue(v: Service, node: int, t_ns: int) -> None:
 
 
 @jit
-def _fill_slots(v: Service, node: int) -> bool:
+def _fill_slots(V: Handle, node: int) -> bool:
     """No slot stays free while a job waits (INV-15). Whether any job was admitted."""
-    s = v.server[node]
+    s = _server_at(V, node)
     admitted = False
     while s.waiting > 0 and s.prefilling + s.decoding < s.slots:
-        j = v.job[s.first_waiting]
+        j = _job_at(V, s.first_waiting)
         j.state = PREFILL
         s.first_waiting = j.after
         s.waiting -= 1
@@ -267,9 +274,9 @@ def _fill_slots(v: Service, node: int) -> bool:
 
 
 @jit
-def _plan(v: Service, node: int, t_ns: int) -> None:
+def _plan(V: Handle, node: int, t_ns: int) -> None:
     """After a change at `t_ns`: the prompt in prefill, the step's length from now on, and the next event."""
-    s = v.server[node]
+    s = _server_at(V, node)
     s.next_ns = NEVER_NS
     if s.prefilling + s.decoding == 0:
         s.clock = 0.0
@@ -282,7 +289,7 @@ def _plan(v: Service, node: int, t_ns: int) -> None:
     if s.prefilling == 0:
         s.prompt = NONE
     else:
-        prompt_tok = v.job[s.head].prompt_tok if s.prefill_ns > 0.0 else 0
+        prompt_tok = _job_at(V, s.head).prompt_tok if s.prefill_ns > 0.0 else 0
         if s.prompt != s.head:
             s.prompt = s.head
             s.prompt_end = now + prompt_tok / s.chunk_tok
@@ -297,7 +304,7 @@ def _plan(v: Service, node: int, t_ns: int) -> None:
         s.next_ns = t_ns + _round_up((s.prompt_end - now) * step_ns)
         s.next_code = FIRST_TOKEN
     if s.decoding > 0:
-        due_ns = t_ns + _round_up((v.job[v.heap[s.heap]].finish - now) * step_ns)
+        due_ns = t_ns + _round_up((_job_at(V, load(V, _HEAP, s.heap)).finish - now) * step_ns)
         if due_ns <= s.next_ns:
             s.next_ns = due_ns
             s.next_code = DONE
@@ -316,11 +323,11 @@ def _round_up(duration_ns: float) -> int:
 
 
 @jit
-def _receipted_tok(v: Service, row: int, t_ns: int) -> int:
-    j = v.job[row]
+def _receipted_tok(V: Handle, row: int, t_ns: int) -> int:
+    j = _job_at(V, row)
     if j.state != DECODE:
         return 0
-    s = v.server[j.node]
+    s = _server_at(V, j.node)
     left_tok = math.ceil(j.finish - _clock(s, t_ns) - _SLACK_NS / s.step_ns)
     if left_tok <= 0:
         return j.output_tok
@@ -329,23 +336,23 @@ def _receipted_tok(v: Service, row: int, t_ns: int) -> int:
 
 
 @jit
-def _remove(v: Service, row: int) -> None:
+def _remove(V: Handle, row: int) -> None:
     """Take a job off its node. Its row is free, and holds what it held until the next `submit`."""
-    j = v.job[row]
+    j = _job_at(V, row)
     if j.state == DECODE:
-        _heap_remove(v, row)
+        _heap_remove(V, row)
     else:
-        _dequeue(v, row)
-    s = v.server[j.node]
+        _dequeue(V, row)
+    s = _server_at(V, j.node)
     j.state = FREE
     j.after = s.free
     s.free = row
 
 
 @jit
-def _dequeue(v: Service, row: int) -> None:
-    j = v.job[row]
-    s = v.server[j.node]
+def _dequeue(V: Handle, row: int) -> None:
+    j = _job_at(V, row)
+    s = _server_at(V, j.node)
     if j.state == WAITING:
         s.waiting -= 1
     else:
@@ -355,66 +362,68 @@ def _dequeue(v: Service, row: int) -> None:
     if s.head == row:
         s.head = j.after
     else:
-        v.job[j.before].after = j.after
+        _job_at(V, j.before).after = j.after
     if s.tail == row:
         s.tail = j.before
     else:
-        v.job[j.after].before = j.before
+        _job_at(V, j.after).before = j.before
 
 
 @jit
-def _heap_push(v: Service, row: int) -> None:
-    j = v.job[row]
-    s = v.server[j.node]
+def _heap_push(V: Handle, row: int) -> None:
+    j = _job_at(V, row)
+    s = _server_at(V, j.node)
     j.state = DECODE
-    _rise(v, s.heap, s.decoding, row)
+    _rise(V, s.heap, s.decoding, row)
     s.decoding += 1
 
 
 @jit
-def _heap_remove(v: Service, row: int) -> None:
+def _heap_remove(V: Handle, row: int) -> None:
     """Put the heap's last job where `row` was, and let it rise or sink from there."""
-    j = v.job[row]
-    s = v.server[j.node]
+    j = _job_at(V, row)
+    s = _server_at(V, j.node)
     s.decoding -= 1
-    last = v.heap[s.heap + s.decoding]
+    last = load(V, _HEAP, s.heap + s.decoding)
     if last != row:
-        _sink(v, s.heap, s.decoding, j.place, last)
-        _rise(v, s.heap, v.job[last].place, last)
+        _sink(V, s.heap, s.decoding, j.place, last)
+        _rise(V, s.heap, _job_at(V, last).place, last)
 
 
 @jit
-def _rise(v: Service, heap: int, place: int, row: int) -> None:
+def _rise(V: Handle, heap: int, place: int, row: int) -> None:
     """Put `row` at `place` or, while it precedes its parent, above it."""
     while place > 0:
         parent = (place - 1) // 2
-        above = v.heap[heap + parent]
-        if not _precedes(v.job[row], v.job[above]):
+        above = load(V, _HEAP, heap + parent)
+        if not _precedes(_job_at(V, row), _job_at(V, above)):
             break
-        v.heap[heap + place] = above
-        v.job[above].place = place
+        store(V, _HEAP, heap + place, above)
+        _job_at(V, above).place = place
         place = parent
-    v.heap[heap + place] = row
-    v.job[row].place = place
+    store(V, _HEAP, heap + place, row)
+    _job_at(V, row).place = place
 
 
 @jit
-def _sink(v: Service, heap: int, size: int, place: int, row: int) -> None:
+def _sink(V: Handle, heap: int, size: int, place: int, row: int) -> None:
     """Put `row` at `place` or, while a child precedes it, below that child."""
     while True:
         child = 2 * place + 1
         if child >= size:
             break
-        if child + 1 < size and _precedes(v.job[v.heap[heap + child + 1]], v.job[v.heap[heap + child]]):
-            child += 1
-        below = v.heap[heap + child]
-        if not _precedes(v.job[below], v.job[row]):
+        below = load(V, _HEAP, heap + child)
+        if child + 1 < size:
+            beside = load(V, _HEAP, heap + child + 1)
+            if _precedes(_job_at(V, beside), _job_at(V, below)):
+                child, below = child + 1, beside
+        if not _precedes(_job_at(V, below), _job_at(V, row)):
             break
-        v.heap[heap + place] = below
-        v.job[below].place = place
+        store(V, _HEAP, heap + place, below)
+        _job_at(V, below).place = place
         place = child
-    v.heap[heap + place] = row
-    v.job[row].place = place
+    store(V, _HEAP, heap + place, row)
+    _job_at(V, row).place = place
 
 
 @jit

@@ -20,4 +20,4 @@ def standing(nexus: Nexus, t_ns: int) -> Standing:
     """Every registered node's; its reputation is the kernel's reliability of it."""
     nodes = nexus.table("nodes")
     nodes = nodes[nodes["key"] != 0]
-    return Standing(nodes["status"] == UP, np.array([nexus.reliability(node, t_ns) for node in range(len(nodes))], np.float64))
+    return Standing(nodes["status"] == UP, nexus.reliabilities(t_ns))

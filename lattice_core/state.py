@@ -7,11 +7,10 @@ No dtype here has room for a request's true output length (INV-4): what a policy
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lattice_core.jit import jit, row_of, rows
-
-type Rows = NDArray[Any]
+from lattice_core.agenda import new_agenda
+from lattice_core.directory import Directory, Handle, Rows, aligned, in_lines, zeros
+from lattice_core.jit import jit, prefetch_of, row_of
 
 # Kinds of node and of request
 LLM, KNOWLEDGE, AGENT = 0, 1, 2
@@ -29,6 +28,11 @@ CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 
 # A request's state: HELD has its reservation but no leg yet
 FREE, HELD, RUNNING = 0, 1, 2
+
+# Which offers a policy is asked about: some drawn for the request; all; from the group's last choice on, the first that may
+# serve; some drawn for the prompt's prefix
+DRAWN, ALL, TURN, STICKY = 0, 1, 2, 3
+SAMPLINGS = ("drawn", "all", "turn", "sticky")
 
 # How a request ends
 COMPLETED, FAILED, REJECTED = 1, 2, 3
@@ -86,26 +90,32 @@ REASONS = (
     BAD_ANSWER,
 ) = range(1, len(REASONS))
 
-# Kernel timers, in the order in which equal times fire
-TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, TIMER_PROBE = 0, 1, 2, 3
-
 # What rules ask of the driver
 DISPATCH, CANCEL, PROBE, AUDIT, STATUS, SUBMIT, RECEIPT = 1, 2, 3, 4, 5, 6, 7
 
 NONE = -1
 """No row."""
 
+DECISIONS = 1024
+"""Candidates that are kept for `Nexus.explain`: a power of two, and more than one decision draws."""
+
 
 def _dtype(**columns: Any) -> np.dtype[Any]:
     return np.dtype(list(columns.items()), align=True)
 
 
-i1, i4, i8, u8, f8 = np.int8, np.int32, np.int64, np.uint64, np.float64
+def _row(**columns: Any) -> np.dtype[Any]:
+    return in_lines(list(columns.items()))
+
+
+i1, i2, i4, i8, u8, f8 = np.int8, np.int16, np.int32, np.int64, np.uint64, np.float64
 
 PARAMS = _dtype(
     seed=i8,
     nexus=i4,
     # routing
+    models=i4,
+    sampling=i4,
     candidates=i4,
     explore=f8,
     under_observed=i4,
@@ -140,14 +150,13 @@ PARAMS = _dtype(
 )
 
 WEIGHTS = _dtype(quality=f8, reliability=f8, latency=f8, price=f8, bond=f8)
-"""Exponents of the factors in `score_sampled`; a user's policy receives them as its third argument."""
+"""Exponents of the factors of the score; a user's policy receives them as its third argument."""
 
 CLOCK = _dtype(
     now_ns=i8,
     epoch=i8,
     last_request=i8,
     leg_serial=i8,
-    timers=i4,
     outs=i4,
     offers=i4,
     decisions=i8,
@@ -160,36 +169,39 @@ CLOCK = _dtype(
     failed=i8,
     rejected=i8,
     in_flight=i8,
+    in_flight_high=i8,  # ∫ in_flight dt until now_ns, in the words of `wide`
+    in_flight_low=i8,
     ignored=i8,
 )
 
-NODE = _dtype(
-    key=i8,
+NODE = _row(
     status=i1,
     kind=i1,
     breaker=i1,
+    probe_open=i1,
     cluster=i4,
     owner=i4,
     slots=i4,
     queue_room=i4,
     in_flight=i4,
-    offer=i4,
     bond_nlai=i8,
-    # reliability: discounted successes and trials over two half-lives
+    # reliability: discounted successes and trials over two half-lives, as `reputation` counts them
     fast_ok=f8,
     fast_n=f8,
     slow_ok=f8,
     slow_n=f8,
     observed_ns=i8,
+    audits_passed=i8,
+    bond_factor=f8,
     failures=i4,
     successes=i4,
+    key=i8,
+    offer=i4,
     breaker_until_ns=i8,
     probe_serial=i8,
-    probe_open=i1,
     probes=i8,
     probes_ok=i8,
     audits=i8,
-    audits_passed=i8,
     # legs dispatched = done + lost + cancelled + in flight (INV-2)
     legs=i8,
     legs_done=i8,
@@ -201,26 +213,26 @@ NODE = _dtype(
     settled_faucet_nlai=i8,
 )
 
-OFFER = _dtype(
-    key=i8,
+OFFER = _row(
     node=i4,
-    model=i4,
     group=i4,
-    position=i4,
-    rare_position=i4,
-    next_of_node=i4,
     price_in=i8,
     price_out=i8,
     ttft_s=f8,
     itl_s=f8,
+    quality=f8,
+    quality_tick=i8,
+    results=i8,
+    key=i8,
+    model=i4,
+    position=i4,
+    rare_position=i4,
+    next_of_node=i4,
     ttft_ns=i8,
     itl_ns=i8,
     alpha=f8,
     beta=f8,
     audited_ns=i8,
-    quality=f8,
-    quality_tick=i8,
-    results=i8,
 )
 
 GROUP = _dtype(
@@ -233,6 +245,7 @@ GROUP = _dtype(
     size=i4,
     active=i4,
     rare=i4,
+    turn=i4,
     price_in=i8,
     price_out=i8,
     ttft_s=f8,
@@ -241,87 +254,90 @@ GROUP = _dtype(
     output_tok=i4,
     knee_s=f8,
 )
-"""Offers of one (model, kind, cluster) with the group's governed reference: prices, delays, answer length, knee T0."""
+"""Offers of one (model, kind, cluster) with the group's governed reference: prices, delays, answer length, knee T0.
+
+`turn` is the place after the last choice.
+"""
 
 MEMBER = _dtype(active=i4, rare=i4)
 """Positions: offers that are up, and those of them that are under-observed."""
 
-REQUEST = _dtype(
+REQUEST = _row(
     id=i8,
-    key=i8,
-    parent=i4,
-    nexus=i4,
+    arrival_ns=i8,
+    sent_ns=i8,
+    first_token_ns=i8,
+    charged_nlai=i8,
     account=i4,
-    principal=i8,
-    session=i8,
-    model=i4,
-    kind=i1,
-    privacy=i1,
-    state=i1,
-    cluster=i4,
-    group=i4,
+    leg=i4,
+    parent=i4,
+    child=i4,
     prompt_tok=i4,
     max_tok=i4,
-    max_fee_nlai=i8,
-    deadline_ns=i8,
-    prefix=u8,
-    arrival_ns=i8,
-    first_token_ns=i8,
-    sent_ns=i8,
-    leg=i4,
-    legs=i4,
-    avoid=i4,
     # what the account has set aside for this request and its sub-requests, and how much of it legs may still take
     hold_nlai=i8,
     hold_faucet_nlai=i8,
     committed_nlai=i8,
-    charged_nlai=i8,
-    child=i4,
-    sibling=i4,
+    key=i8,
+    max_fee_nlai=i8,
+    group=i4,
+    avoid=i4,
+    cluster=i4,
+    legs=i4,
+    state=i1,
+    kind=i1,
+    privacy=i1,
     next_free=i4,
+    deadline_ns=i8,
+    principal=i8,
+    session=i8,
+    prefix=u8,
+    nexus=i4,
+    model=i4,
+    sibling=i4,
 )
 
-LEG = _dtype(
+LEG = _row(
     id=i8,
+    sent_ns=i8,
+    first_token_ns=i8,
+    reserved_nlai=i8,
+    charged_nlai=i8,
     request=i4,
-    no=i4,
     offer=i4,
     from_tok=i4,
     to_tok=i4,
-    reserved_nlai=i8,
-    charged_nlai=i8,
-    sent_ns=i8,
-    first_token_ns=i8,
     next_free=i4,
+    no=i2,
 )
 """An attempt at a request, or a sub-request's; `to_tok` is the last receipted token."""
 
-ACCOUNT = _dtype(
+ACCOUNT = _row(
     key=i8,
     known=i1,
     cluster=i4,
     free_nlai=i8,
     held_nlai=i8,
     debit_nlai=i8,
-    unsettled_nlai=i8,
-    overdue_nlai=i8,
-    spent_nlai=i8,
-    withdrawn_nlai=i8,
-    deposited_nlai=i8,
-    withdrawing_nlai=i8,
-    promised_nlai=i8,
     faucet_free_nlai=i8,
     faucet_held_nlai=i8,
     faucet_debit_nlai=i8,
-    faucet_unsettled_nlai=i8,
-    faucet_overdue_nlai=i8,
-    faucet_spent_nlai=i8,
-    granted_nlai=i8,
     arrived=i8,
+    in_flight=i8,
     completed=i8,
+    withdrawing_nlai=i8,
+    promised_nlai=i8,
+    overdue_nlai=i8,
+    faucet_overdue_nlai=i8,
     failed=i8,
     rejected=i8,
-    in_flight=i8,
+    unsettled_nlai=i8,
+    spent_nlai=i8,
+    withdrawn_nlai=i8,
+    deposited_nlai=i8,
+    faucet_unsettled_nlai=i8,
+    faucet_spent_nlai=i8,
+    granted_nlai=i8,
 )
 """Purchased: deposited = free + held + debit + unsettled + overdue + spent + withdrawn. Faucet credit likewise, granted on the
 left and never withdrawn.
@@ -341,8 +357,6 @@ MONEY = _dtype(nlai=i8, faucet_nlai=i8)
 * `gross`, what a chunk's accounts owe a node for this epoch: row = chunk · len(nodes) + node;
 * `unsettled_gross`, what they owe it in a pending batch: row = batch · len(nodes) + node.
 """
-
-TIMER = _dtype(t_ns=i8, kind=i1, row=i4, tag=i8)
 
 OUT = _dtype(
     kind=i1,
@@ -377,10 +391,11 @@ OFFER_VIEW = _dtype(
     slots=f8,
     results=f8,
     noise=f8,
+    place=f8,
 )
 """What a policy sees of a candidate. `routing.SIGNAL_AGE_S` says how old each column may be (INV-12)."""
 
-REQUEST_VIEW = _dtype(prompt_tok=f8, max_tok=f8, expected_tok=f8, max_fee_nlai=f8, kind=f8, privacy=f8, session=f8)
+REQUEST_VIEW = _dtype(prompt_tok=f8, max_tok=f8, expected_tok=f8, knee_s=f8, max_fee_nlai=f8, kind=f8, privacy=f8, session=f8)
 """What a policy sees of a request: never its true output length (INV-4)."""
 
 CANDIDATE = np.dtype(
@@ -388,6 +403,9 @@ CANDIDATE = np.dtype(
     align=True,
 )
 """One candidate of one decision as it was; the last `len(candidates)` are kept for `Nexus.explain`."""
+
+MEMORY = _dtype(number=f8)
+"""What a policy remembers from one decision to the next; the rules neither read nor write it."""
 
 
 _TABLES = {
@@ -405,23 +423,35 @@ _TABLES = {
     "unsettled": MONEY,
     "gross": MONEY,
     "unsettled_gross": MONEY,
-    "timers": TIMER,
+    "breaker_timers": i8,
+    "request_timers": i8,
+    "probe_timers": i8,
     "outs": OUT,
     "ask": REQUEST_VIEW,
     "candidates": CANDIDATE,
+    "memory": MEMORY,
 }
-NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, BATCHES, TIMERS, CANDIDATES = (
+(
+    NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, BATCHES,
+    BREAKER_TIMERS, REQUEST_TIMERS, PROBE_TIMERS, CANDIDATES, MEMORIES,
+) = (
     list(_TABLES).index(name)
-    for name in ("nodes", "offers", "groups", "requests", "legs", "accounts", "batches", "timers", "candidates")
-)
+    for name in (
+        "nodes", "offers", "groups", "requests", "legs", "accounts", "batches",
+        "breaker_timers", "request_timers", "probe_timers", "candidates", "memory",
+    )
+)  # fmt: skip
 
-type Handle = int
-"""Address of a State's directory: what a compiled rule receives as `S`."""
+_AT = {name: row_of(dtype, table) for table, (name, dtype) in enumerate(_TABLES.items()) if np.dtype(dtype).names}
 
 (
     _params_at, _weights_at, _clock_at, node_at, offer_at, group_at, member_at, request_at, leg_at,
-    account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, timer_at, out_at, _ask_at, candidate_at,
-) = (row_of(dtype, table) for table, dtype in enumerate(_TABLES.values()))  # fmt: skip
+    account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, out_at, _ask_at, candidate_at, _memory_at,
+) = _AT.values()  # fmt: skip
+
+prefetch_node, prefetch_request, prefetch_leg, prefetch_account = (
+    prefetch_of(_TABLES[name], list(_TABLES).index(name)) for name in ("nodes", "requests", "legs", "accounts")
+)
 
 
 @jit
@@ -444,9 +474,8 @@ def clock(S: Handle) -> Any:
 
 @jit
 def lacks_room(S: Handle) -> bool:
-    """Whether the next event might find no free request, leg or timer."""
-    c = clock(S)
-    return c.free_request == NONE or c.free_leg == NONE or c.timers + 8 > rows(S, TIMERS)
+    """Whether the next event might find no free request or leg."""
+    return clock(S).free_request == NONE or clock(S).free_leg == NONE
 
 
 @jit
@@ -455,61 +484,40 @@ def ask_view(S: Handle) -> Any:
     return _ask_at(S, 0)
 
 
-class State:
+@jit
+def memory(S: Handle) -> Any:
+    """Where the policy's memory begins."""
+    return _memory_at(S, 0)
+
+
+class State(Directory):
     """The kernel's tables. Only the rules write to them; this class only makes room.
 
-    `handle` is what rules take as `S`; it stays the same while tables are replaced by longer ones.
+    `handle` is what rules take as `S`.
     """
 
-    __slots__ = ("_directory", "handle", *_TABLES)
-
-    def __init__(self, parameters: Rows, exponents: Rows, groups: Rows) -> None:
-        """An empty state with these PARAMS, WEIGHTS and GROUP rows."""
-        self._new_directory()
-        for name, dtype in _TABLES.items():
-            self._put(name, np.zeros(1, dtype))
-        self._put("params", parameters)
-        self._put("weights", exponents)
-        self._put("groups", groups)
-        self._put("candidates", np.zeros(4096, CANDIDATE))
+    def __init__(self, parameters: Rows, exponents: Rows, groups: Rows, numbers: int) -> None:
+        """An empty state with these PARAMS, WEIGHTS and GROUP rows, and this many numbers of a policy's memory."""
+        super().__init__({name: zeros(1, dtype) for name, dtype in _TABLES.items()})
+        self.put("params", aligned(parameters))
+        self.put("weights", aligned(exponents))
+        self.put("groups", aligned(groups))
+        self.put("members", zeros(int(groups["capacity"].sum()), MEMBER))
+        self.put("candidates", zeros(DECISIONS, CANDIDATE))
+        self.put("memory", zeros(numbers, MEMORY))
         for name in ("offers", "accounts", "batches", "unsettled", "gross", "unsettled_gross", "requests", "legs"):
-            self._put(name, np.zeros(0, _TABLES[name]))
+            self.put(name, zeros(0, _TABLES[name]))
+        for name in ("breaker_timers", "request_timers", "probe_timers"):
+            self.put(name, new_agenda(1))
         self.clock["free_request"] = self.clock["free_leg"] = NONE
         self.make_request_room()
-        self._put("outs", np.zeros(64, OUT))
-
-    def __getattr__(self, name: str) -> Rows:
-        raise AttributeError(name)
-
-    def __getstate__(self) -> dict[str, Rows]:
-        return {name: getattr(self, name) for name in _TABLES}
-
-    def __setstate__(self, tables: dict[str, Rows]) -> None:
-        self._new_directory()
-        for name, table in tables.items():
-            self._put(name, table)
-
-    def _new_directory(self) -> None:
-        self._directory = np.zeros(2 * len(_TABLES), np.int64)
-        self.handle: Handle = int(self._directory.ctypes.data)
-
-    def _put(self, name: str, table: Rows) -> None:
-        entry = 2 * list(_TABLES).index(name)
-        self._directory[entry : entry + 2] = table.ctypes.data, len(table)
-        setattr(self, name, table)
-
-    def _extend(self, name: str, length: int) -> Rows:
-        old = getattr(self, name)
-        longer = np.zeros(length, old.dtype)
-        longer[: len(old)] = old
-        self._put(name, longer)
-        return longer
+        self.put("outs", zeros(64, OUT))
 
     def _lengthen(self, name: str, at_least: int = 0) -> Rows:
-        return self._extend(name, max(2 * len(getattr(self, name)), at_least, 16))
+        return self.extend(name, max(2 * len(getattr(self, name)), at_least, 16))
 
     def make_request_room(self) -> None:
-        """Room for one more request and leg, and for the timers that one event can set."""
+        """Room for one more request and leg."""
         for name, free in (("requests", "free_request"), ("legs", "free_leg")):
             if self.clock[0][free] == NONE:
                 first = len(getattr(self, name))
@@ -517,8 +525,12 @@ class State:
                 longer["next_free"][first:] = np.arange(first + 1, len(longer) + 1)
                 longer["next_free"][-1] = NONE
                 self.clock[0][free] = first
-        if self.clock[0]["timers"] + 8 > len(self.timers):
-            self._lengthen("timers", 1024)
+        self._make_timer_room("request_timers", len(self.requests))
+
+    def _make_timer_room(self, name: str, capacity: int) -> None:
+        timers = getattr(self, name)
+        if capacity > len(timers) // 2:
+            self.put(name, new_agenda(capacity, timers))
 
     def make_account_room(self, account: int) -> None:
         """A row for `account`, and the batches of its chunk."""
@@ -527,11 +539,11 @@ class State:
         ring = int(self.params[0]["ring"])
         accounts = len(self._lengthen("accounts", account + 1))
         chunks = -(-accounts // int(self.params[0]["chunk_users"]))
-        self._extend("unsettled", accounts * ring)
-        self._extend("batches", chunks * ring)
-        self._extend("gross", chunks * len(self.nodes))
-        self._extend("unsettled_gross", chunks * ring * len(self.nodes))
-        self._put("outs", np.zeros(64 + chunks * ring, OUT))
+        self.extend("unsettled", accounts * ring)
+        self.extend("batches", chunks * ring)
+        self.extend("gross", chunks * len(self.nodes))
+        self.extend("unsettled_gross", chunks * ring * len(self.nodes))
+        self.put("outs", zeros(64 + chunks * ring, OUT))
 
     def make_node_room(self, node: int) -> None:
         """A row for `node`, and its column in what chunks and batches owe."""
@@ -539,21 +551,21 @@ class State:
             return
         width = len(self.nodes)
         wider = len(self._lengthen("nodes", node + 1))
+        self._make_timer_room("breaker_timers", wider)
+        self._make_timer_room("probe_timers", wider)
         for name in ("gross", "unsettled_gross"):
             old = getattr(self, name).reshape(-1, width)
-            table = np.zeros((len(old), wider), MONEY)
+            table = zeros(len(old) * wider, MONEY).reshape(-1, wider)
             table[:, :width] = old
-            self._put(name, table.reshape(-1))
+            self.put(name, table.reshape(-1))
 
     def make_offer_room(self, offer: int, group: int) -> None:
-        """A row for `offer`, one more place in `group`, and candidates for a pass over every offer."""
+        """A row for `offer`, and one more place in `group`."""
         if offer >= len(self.offers):
             first = len(self.offers)
             self._lengthen("offers", offer + 1)["node"][first:] = NONE
-        if 4 * len(self.offers) > len(self.candidates):
-            self._put("candidates", np.zeros(8 * len(self.offers), CANDIDATE))
         if self.groups[group]["size"] >= self.groups[group]["capacity"]:
-            members = np.zeros(2 * len(self.members) + 16 * len(self.groups), MEMBER)
+            members = zeros(2 * len(self.members) + 16 * len(self.groups), MEMBER)
             start = 0
             for row in self.groups:
                 capacity = 2 * int(row["capacity"]) + 16
@@ -561,4 +573,4 @@ class State:
                 members[start : start + len(old)] = old
                 row["start"], row["capacity"] = start, capacity
                 start += capacity
-            self._put("members", members)
+            self.put("members", members)

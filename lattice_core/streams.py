@@ -1,8 +1,8 @@
 """Counter-based random streams: a draw is a pure function of (seed, subsystem, entity key, index).
 
 Nothing is consumed, so adding a node, a user or a policy changes no other entity's draws (INV-8). Mixing is SplitMix64's
-finaliser (Steele, Lea & Flood 2014) applied once per word; jump hash is Lamping & Veach 2014; the normal quantile is Wichura's
-AS 241; gamma draws are Marsaglia & Tsang 2000.
+finaliser (Steele, Lea & Flood 2014) applied once per word; jump hash is Ertl's JumpBackHash (2024), of constant expected cost;
+the normal quantile is Wichura's AS 241; gamma draws are Marsaglia & Tsang 2000.
 """
 
 import math
@@ -25,13 +25,15 @@ AUDITS = 10
 PATIENCE = 11
 AGENTS = 12
 BURST = 13
+SAMPLES = 14
+SESSIONS = 15
+SILENCE = 16
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
-_JUMP = np.uint64(2862933555777941757)
-_ONE = np.uint64(1)
-_S11, _S27, _S30, _S31, _S33 = (np.uint64(n) for n in (11, 27, 30, 31, 33))
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
+_S1, _S2, _S4, _S8, _S11, _S16, _S27, _S30, _S31, _S32 = (np.uint64(n) for n in (1, 2, 4, 8, 11, 16, 27, 30, 31, 32))
 
 
 def entity_key(population: str, ordinal: int) -> int:
@@ -50,15 +52,21 @@ def mix(word: int | np.uint64, more: int | np.uint64) -> np.uint64:
 
 
 @jit
-def bits(seed: int, subsystem: int, key: int, index: int) -> np.uint64:
+def bits(seed: int, subsystem: int, key: int | np.uint64, index: int) -> np.uint64:
     """64 random bits of the stream (seed, subsystem, key) at `index`."""
     return mix(mix(mix(mix(np.uint64(seed), np.uint64(subsystem)), np.uint64(key)), np.uint64(index)), _GOLDEN)
 
 
 @jit
+def unit(word: np.uint64) -> float:
+    """A random word as a float64 in the open interval (0, 1)."""
+    return (float(word >> _S11) + 0.5) * (1.0 / 9007199254740992.0)
+
+
+@jit
 def uniform(seed: int, subsystem: int, key: int, index: int) -> float:
     """A float64 in the open interval (0, 1)."""
-    return (float(bits(seed, subsystem, key, index) >> _S11) + 0.5) * (1.0 / 9007199254740992.0)
+    return unit(bits(seed, subsystem, key, index))
 
 
 @jit
@@ -124,18 +132,20 @@ def gamma(shape: float, seed: int, subsystem: int, key: int, index: int) -> floa
     boosted = shape < 1.0
     d = (shape + 1.0 if boosted else shape) - 1.0 / 3.0
     c = 1.0 / math.sqrt(9.0 * d)
-    inner = int(np.int64(bits(seed, subsystem, key, index) >> _ONE))
-    attempt = 0
+    word = bits(seed, subsystem, key, index)
+    draws = np.uint64(1)
     while True:
-        x = normal(seed, subsystem, inner, 2 * attempt)
+        x = normal_quantile(unit(mix(word, draws)))
+        u = unit(mix(word, draws + _ONE))
+        draws += np.uint64(2)
         v = 1.0 + c * x
         if v > 0.0:
             v = v * v * v
-            if math.log(uniform(seed, subsystem, inner, 2 * attempt + 1)) < 0.5 * x * x + d - d * v + d * math.log(v):
+            x2 = x * x
+            if u < 1.0 - 0.0331 * x2 * x2 or math.log(u) < 0.5 * x2 + d - d * v + d * math.log(v):
                 break
-        attempt += 1
     if boosted:
-        return d * v * math.exp(math.log(uniform(seed, subsystem, inner, 1 << 62)) / shape)
+        return d * v * math.exp(math.log(unit(mix(word, _ZERO))) / shape)
     return d * v
 
 
@@ -149,12 +159,27 @@ def beta(a: float, b: float, seed: int, subsystem: int, key: int, index: int) ->
 
 @jit
 def jump_hash(word: int | np.uint64, buckets: int) -> int:
-    """A bucket in [0, buckets) for the 64 bits of `word`; one more bucket moves 1/buckets of the words."""
-    state = np.uint64(word)
-    chosen = np.int64(-1)
-    candidate = np.int64(0)
-    while candidate < buckets:
-        chosen = candidate
-        state = state * _JUMP + _ONE
-        candidate = np.int64(float(chosen + 1) * (2147483648.0 / float((state >> _S33) + _ONE)))
-    return int(chosen)
+    """A bucket in [0, buckets) for the 64 bits of `word`; one more bucket moves 1/buckets of the words.
+
+    Bucket b > 0 is *active* with probability 1/(b + 1), and the last active one below `buckets` is the bucket. Bit k of the
+    word says whether [2ᵏ, 2ᵏ⁺¹) has an active bucket; its last is then uniform in it, and each before that uniform below 2ᵏ⁺¹.
+    """
+    x = np.uint64(word)
+    mask = np.uint64(max(buckets - 1, 0))
+    for shift in (_S1, _S2, _S4, _S8, _S16, _S32):
+        mask |= mask >> shift
+    levels = x & mask
+    while levels != _ZERO:
+        top = levels
+        for shift in (_S1, _S2, _S4, _S8, _S16, _S32):
+            top |= top >> shift
+        top -= top >> _ONE
+        draw = mix(x, top)
+        bucket = top + (draw & (top - _ONE))
+        while np.int64(bucket) >= buckets:
+            draw = mix(draw, top)
+            bucket = draw & (top + top - _ONE)
+        if bucket >= top:
+            return int(np.int64(bucket))
+        levels ^= top
+    return 0

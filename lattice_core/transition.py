@@ -7,6 +7,7 @@ and leaves what it asks in `outs`; it returns how many.
 
 from lattice_core.jit import jit
 from lattice_core.state import NONE, Handle, clock, out_at
+from lattice_core.wide import plus
 
 LAST_NS = 2**62
 """Time stops here, 146 years on, so that no timer's time passes 2⁶³."""
@@ -17,8 +18,10 @@ def begin(S: Handle, t_ns: int) -> int:
     """Every rule starts here: time never goes back, and nothing is asked yet."""
     c = clock(S)
     c.outs = 0
-    c.now_ns = max(c.now_ns, min(t_ns, LAST_NS))
-    return c.now_ns
+    now_ns = max(c.now_ns, min(t_ns, LAST_NS))
+    c.in_flight_high, c.in_flight_low = plus(c.in_flight_high, c.in_flight_low, c.in_flight, now_ns - c.now_ns)
+    c.now_ns = now_ns
+    return now_ns
 
 
 @jit

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lattice_core import request_log
 from lattice_core.census import users
 from lattice_core.chain.bridge import Operation
 from lattice_core.config import Config
@@ -34,41 +35,41 @@ class History:
         self._operations += operations
 
     def see(self, event: Event, commands: Sequence[Command]) -> None:
-        """Note an event, and what the kernel made of it. Raises InvariantError."""
+        """Note an event that the kernel has just handled, and what it made of it. Raises InvariantError."""
+        t_ns = self._nexus.count("now_ns")  # an event from the past happens now
         if isinstance(event, Arrive):
-            self._arrived[event.request] = event
+            self._arrived[event.request] = event._replace(t_ns=t_ns)
         for command in commands:
             if isinstance(command, Status):
-                self._end(command, event.t_ns)
+                self._end(command, t_ns)
         if isinstance(event, CloseEpoch):
-            self._observe(event.t_ns)  # an epoch whose batches are still under way waits no longer
+            self._observe(t_ns)  # an epoch whose batches are still under way waits no longer
             self._closing = event.epoch
             self._awaited += sum(isinstance(command, Submit) for command in commands)
         elif isinstance(event, BatchConfirmed | BatchFailed | BatchLapsed):
             self._awaited -= 1
         if self._awaited == 0:
-            self._observe(event.t_ns)
+            self._observe(t_ns)
 
     def _end(self, status: Status, t_ns: int) -> None:
         arrive = self._arrived.pop(status.request)
         user = self._users[arrive.account]
-        self.records.requests.append(
-            (
-                status.request,
-                self._populations.index(user.population.name),
-                user.ordinal,
-                status.node,
-                arrive.model,
-                arrive.prompt_tok,
-                status.output_tok,
-                arrive.t_ns,
-                status.sent_ns,
-                status.first_token_ns,
-                t_ns,
-                status.outcome,
-                status.reason,
-                status.fee_nlai,
-            )
+        request_log.add(
+            self.records.log.handle,
+            status.request,
+            self._populations.index(user.population.name),
+            user.ordinal,
+            status.node,
+            arrive.model,
+            arrive.prompt_tok,
+            status.output_tok,
+            arrive.t_ns,
+            status.sent_ns,
+            status.first_token_ns,
+            t_ns,
+            status.outcome,
+            status.reason,
+            status.fee_nlai,
         )
 
     def _observe(self, t_ns: int) -> None:

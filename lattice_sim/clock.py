@@ -12,8 +12,8 @@ from typing import Any
 import simpy
 from simpy.events import NORMAL
 
-# Ranks of events that fall on one nanosecond: what happened at a node comes before what the Nexus makes of it.
-NODE_CHANGE, SERVICE, RECEIPT, TIMER, TRAVEL, REPLY, ARRIVAL, PATIENCE = range(8)
+from lattice_sim.engine import MOST_STEPS, StuckError
+
 _STARTING = (-1, 0, 0)
 
 
@@ -22,6 +22,9 @@ class Clock(simpy.Environment):
 
     now = 0
     """Simulated time, ns."""
+    most_steps = MOST_STEPS
+    """Events on one nanosecond after which it is taken to stand still."""
+    _steps = 0
 
     def at(self, t_ns: int, rank: int, entity: int, count: int) -> simpy.Event:
         """An event that a process can wait for, at `t_ns` and in its place among the events of that time."""
@@ -39,8 +42,12 @@ class Clock(simpy.Environment):
         heappush(self._queue, (int(self._now + delay), _STARTING, next(self._eid), event))  # type: ignore[misc]
 
     def step(self) -> None:
-        """The next event."""
-        self.now, _, _, event = self._queue[0]  # type: ignore[assignment]
+        """The next event. Raises StuckError."""
+        t_ns, key, _, event = self._queue[0]
+        self._steps = 0 if t_ns > self.now else self._steps + 1
+        if self._steps > self.most_steps:
+            raise StuckError(self.now, *key[:2])  # type: ignore[index]
+        self.now = t_ns  # type: ignore[assignment]
         if type(event) is tuple:
             heappop(self._queue)
             self._now = self.now

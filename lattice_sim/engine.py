@@ -1,431 +1,88 @@
-"""The reference engine: a network of nodes and users under SimPy's clock, written to be read. The oracle for faster ones.
+"""What every engine is: the network's nodes and users under simulated time, between two epochs' ends.
 
-Arrivals, breakdowns and days are processes; what follows from them is called when its time comes. What a node does with its
-requests stands in `lattice_core.service`, what the Nexus makes of it in the kernel, which is reached through `Nexus.handle`
-alone. The engine knows what no policy may know: how long an answer will be.
+`reference` is written to be read, `compiled` to be fast. Both make the same decisions and leave the same state, to the bit, as
+they order what falls on one nanosecond alike: (time, rank, entity, per-entity count).
 """
 
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import numpy as np
-
-from lattice_core import census, service, streams
-from lattice_core.chain.abi import keccak
+from lattice_core.census import NodeEntry
 from lattice_core.config import Config
-from lattice_core.events import (
-    Arrive,
-    Audit,
-    Audited,
-    Cancel,
-    CancelRequest,
-    Command,
-    Complete,
-    Dispatch,
-    Event,
-    Fail,
-    FirstToken,
-    NodeDown,
-    NodeUp,
-    Probe,
-    Probed,
-    Progress,
-    Receipt,
-    Status,
-    Submit,
-    Tick,
-)
+from lattice_core.events import Command, Event, Submit
 from lattice_core.nexus import Nexus
-from lattice_core.receipts import Receipts
 from lattice_core.records import Records
-from lattice_core.state import COMPLETED, KINDS, NODE_LOST, NODE_REFUSED, PRIVACY, PUBLIC
-from lattice_core.units import DAY_NS, HOUR_NS, NANO, NEVER_NS
-from lattice_sim.clock import ARRIVAL, NODE_CHANGE, PATIENCE, RECEIPT, REPLY, SERVICE, TIMER, TRAVEL, Clock
-from lattice_sim.workload import Requests, workload
+from lattice_core.units import NANO
 
-type Story = Generator[Any, None, None]
-
-NONE = service.NONE
-
-AUDIT_THRESHOLD = float(streams.normal_quantile(1.0 - 1e-4))
-"""An honest answer's audit statistic is N(0, 1) and passes below this: one in 10,000 fails by chance (Token-DiFR)."""
+NODE_CHANGE, SERVICE, RECEIPT, TIMER, TRAVEL, REPLY, ARRIVAL, PATIENCE = range(8)
+"""Ranks of events that fall on one nanosecond: what happened at a node comes before what the Nexus makes of it."""
 
 RETRY_WAIT_NS = 2 * NANO
 """How long a user waits before asking again."""
 
 
-@dataclass(slots=True)
-class Ask:
-    """A request as only the simulator knows it: with the answer's true length."""
+MOST_STEPS = 100_000
+"""Events on one nanosecond, besides 100 for each node and 64 for each request so far, after which something must be wrong."""
 
-    arrival_ns: int
-    population: int
-    user: int
-    account: int
-    model: int
-    prompt_tok: int
-    max_tok: int
-    output_tok: int
-    patience_ns: int
-    tries: int = 0
-    leg: int = 0
-    began: bool = False
+_EVENTS = {
+    NODE_CHANGE: "a node comes or goes",
+    SERVICE: "a node serves",
+    RECEIPT: "a request's last receipt is due",
+    TIMER: "a timer of the Nexus fires",
+    TRAVEL: "a request reaches a node",
+    REPLY: "a reply reaches the Nexus",
+    ARRIVAL: "a user asks again",
+    PATIENCE: "a user leaves",
+}
 
 
-_ASKED = ("t_ns", "user", "model", "prompt_tok", "max_tok", "output_tok", "patience_ns")
+class StuckError(RuntimeError):
+    """Time has stopped: the same events follow each other without end. Says which."""
+
+    def __init__(self, t_ns: int, rank: int, entity: int = 0) -> None:
+        """`entity`: of the event, as far as it is a node's, or −1 − node for a node's probe."""
+        where = f" (node {entity})" if rank in (NODE_CHANGE, SERVICE) else ""
+        if rank == REPLY and entity < 0:
+            where = f" (probe of node {-1 - entity})"
+        super().__init__(f"time stands still at {t_ns} ns: again and again {_EVENTS[rank]}{where}")
 
 
-@dataclass(slots=True)
-class Leg:
-    """A leg that the Nexus has sent: its job at the node, once it is there, and what it has delivered when done."""
-
-    request: int
-    node: int
-    job: int = NONE
-    delivered_tok: int = 0
-
-
-class ReferenceEngine:
+class Engine(Protocol):
     """Serves requests until a given time, again and again; what is under way in between stays under way."""
 
-    def __init__(self, config: Config, nexus: Nexus, records: Records) -> None:
-        """The network of `config` at t = 0. The kernel knows its nodes already, but none is up."""
-        self.config, self.nexus, self.records = config, nexus, records
-        self.clock = Clock(0)
-        self.nodes = census.nodes(config)
-        self.delay_ns = [entry.population.network_delay_ns for entry in self.nodes]
-        profiles = [entry.population.profile(entry.population.models[0]) for entry in self.nodes]
-        self.service = service.new_service(
-            a_ns=[p.a_ns for p in profiles],
-            b_ns=[p.b_ns for p in profiles],
-            prefill_ns=[NANO / p.prefill_tok_s for p in profiles],
-            slots=[entry.population.slots for entry in self.nodes],
-            queue_room=[entry.population.queue for entry in self.nodes],
-        )
-        self._next_ns = self.service.server["next_ns"].item
-        self.broken = [False] * len(self.nodes)
-        self._plans = [0] * len(self.nodes)
-        self._planned_ns = [NEVER_NS] * len(self.nodes)
-        self._asks: dict[int, Ask] = {}
-        self._legs: dict[int, Leg] = {}
-        self._requests = 0
-        self._timer_ns = NEVER_NS
-        self._timers = 0
-        self._changes = 0
-        self._kinds = [KINDS.index(model.kind) for model in config.models.values()]
-        self.submissions: list[Submit] = []
-        self.receipts = Receipts(keccak)
-        self._reservation_ns = config.routing.reservation_ns
-        self._workloads = [workload(config, population) for population in config.users]
-        self._first_account = list(census.first_accounts(config))
-        self._terms = [(PRIVACY.index(p.privacy), p.max_fee_nlai or 0, p.deadline_ns) for p in config.users]
-        users = census.users(config)
-        self._clusters = [entry.cluster for entry in users]
-        self._keys = [entry.key for entry in users]
-        for entry in self.nodes:
-            self.clock.process(self._days(entry))
-            if entry.population.failures is not None:
-                self.clock.process(self._breakdowns(entry))
+    nodes: list[NodeEntry]
+    submissions: list[Submit]
+    """Batches that the kernel wants to settle; whoever settles them empties it."""
 
-    # --- time ----------------------------------------------------------------------------------------------------------------
+    @property
+    def now_ns(self) -> int:
+        """Simulated time."""
 
     def run_until(self, t_ns: int) -> None:
-        """Serve everything that happens before `t_ns`."""
-        for index, source in enumerate(self._workloads):
-            self.clock.process(self._arrivals(index, source.until(t_ns)))
-        self.clock.run_until(t_ns)
+        """Serve everything that happens before `t_ns`; then it is `t_ns`. Raises StuckError."""
 
     def tell(self, event: Event) -> Sequence[Command]:
-        """Give the kernel an event, do what it asks, and keep its next timer on the clock."""
-        commands = self.nexus.handle(event)
-        for command in commands:
-            _OBEY[type(command)](self, command)
-        due_ns = self.nexus.next_timer_ns()
-        if due_ns is not None and due_ns != self._timer_ns:
-            self._timer_ns = due_ns
-            self._timers += 1
-            self.clock.call(due_ns, TIMER, 0, self._timers, self._tick, self._timers)
-        return commands
+        """Give the kernel an event and do what it asks."""
 
-    def _tick(self, number: int) -> None:
-        if number == self._timers:  # else another timer has become the next
-            self._timer_ns = NEVER_NS
-            self.tell(Tick(self.clock.now))
-
-    # --- users ---------------------------------------------------------------------------------------------------------------
-
-    def _arrivals(self, population: int, requests: Requests) -> Story:
-        """A population's requests, one after another."""
-        first = self._first_account[population]
-        rows = zip(*(getattr(requests, name).tolist() for name in _ASKED), strict=True)
-        for count, (t_ns, user, *asked) in enumerate(rows):
-            yield self.clock.at(t_ns, ARRIVAL, population, count)
-            self._ask(Ask(t_ns, population, user, first + user, *asked))
-
-    def _ask(self, ask: Ask) -> None:
-        """A user asks: the request arrives, and someone keeps an eye on the time."""
-        privacy, max_fee_nlai, limit_ns = self._terms[ask.population]
-        now = self.clock.now
-        self._requests += 1
-        request = self._requests
-        self._asks[request] = ask
-        deadline_ns = now + limit_ns
-        self.tell(
-            Arrive(
-                now,
-                request,
-                ask.account,
-                ask.model,
-                ask.prompt_tok,
-                ask.max_tok,
-                kind=self._kinds[ask.model],
-                max_fee_nlai=max_fee_nlai,
-                deadline_ns=deadline_ns,
-                principal=ask.account,
-                cluster=0 if privacy == PUBLIC else self._clusters[ask.account],
-                privacy=privacy,
-            )
-        )
-        if request in self._asks:
-            end_ns = min(deadline_ns, now + self._reservation_ns)
-            self.clock.call(end_ns, RECEIPT, request, 0, self._receipt, request)
-            if ask.patience_ns < NEVER_NS - now:
-                self.clock.call(now + ask.patience_ns, PATIENCE, request, 0, self._lose_patience, request)
-
-    def _lose_patience(self, request: int) -> None:
-        """No first token yet: the user leaves."""
-        ask = self._asks.get(request)
-        if ask is not None and not ask.began:
-            self.tell(CancelRequest(self.clock.now, request))
-
-    def _status(self, status: Status) -> None:
-        """A request has ended: write it down, and maybe the user asks again."""
-        ask = self._asks.pop(status.request)
-        now = self.clock.now
-        self.records.requests.append(
-            (
-                status.request,
-                ask.population,
-                ask.user,
-                status.node,
-                ask.model,
-                ask.prompt_tok,
-                status.output_tok,
-                ask.arrival_ns,
-                status.sent_ns,
-                status.first_token_ns,
-                now,
-                status.outcome,
-                status.reason,
-                status.fee_nlai,
-            )
-        )
-        if status.outcome != COMPLETED and ask.tries < self.config.users[ask.population].retries:
-            ask.tries += 1
-            ask.arrival_ns, ask.leg, ask.began = now + RETRY_WAIT_NS, 0, False
-            self.clock.call(now + RETRY_WAIT_NS, ARRIVAL, len(self.config.users) + status.request, 0, self._ask, ask)
-
-    # --- legs ----------------------------------------------------------------------------------------------------------------
-
-    def _dispatch(self, command: Dispatch) -> None:
-        """The request travels to the node."""
-        self._legs[command.leg] = Leg(command.request, command.node)
-        self._asks[command.request].leg = command.leg
-        self.clock.call(self.clock.now + self.delay_ns[command.node], TRAVEL, command.leg, 0, self._reach, command.leg)
-
-    def _reach(self, leg_id: int) -> None:
-        """The node takes the request, or refuses it, or is not there."""
-        leg = self._legs.get(leg_id)
-        if leg is None:
-            return  # cancelled on the way
-        now, node, why = self.clock.now, leg.node, NODE_LOST
-        if not self.broken[node]:
-            ask = self._asks[leg.request]
-            leg.job = service.submit(self.service, node, leg_id, ask.prompt_tok, ask.output_tok, now)
-            if leg.job != service.QUEUE_FULL:
-                self._plan(node)
-                return
-            why = NODE_REFUSED
-        self.clock.call(now + self.delay_ns[node], REPLY, leg_id, 0, self._fail, leg_id, why)
-
-    def _plan(self, node: int) -> None:
-        """Put the node's next first token or completion on the clock."""
-        due_ns: int = self._next_ns(node)
-        if due_ns != self._planned_ns[node]:
-            self._planned_ns[node] = due_ns
-            self._plans[node] += 1
-            if due_ns < NEVER_NS:
-                self.clock.call(due_ns, SERVICE, node, self._plans[node], self._serve, node, self._plans[node])
-
-    def _serve(self, node: int, number: int) -> None:
-        """The node has a first token or a whole answer ready; it reaches the Nexus after the way back."""
-        if number != self._plans[node]:
-            return  # the node's plan has changed
-        now = self.clock.now
-        self._planned_ns[node] = NEVER_NS
-        while self._next_ns(node) <= now:
-            code, leg_id = service.advance(self.service, node, now)
-            leg = self._legs[leg_id]
-            at_ns = now + self.delay_ns[node]
-            if code == service.FIRST_TOKEN:
-                self.clock.call(at_ns, REPLY, leg_id, 1, self._first_token, leg_id)
-            else:
-                leg.job, leg.delivered_tok = NONE, self._asks[leg.request].output_tok
-                self.clock.call(at_ns, REPLY, leg_id, 2, self._complete, leg_id)
-        self._plan(node)
-
-    def _first_token(self, leg_id: int) -> None:
-        leg = self._legs.get(leg_id)
-        if leg is not None:
-            self._asks[leg.request].began = True
-            self.tell(FirstToken(self.clock.now, leg_id))
-
-    def _complete(self, leg_id: int) -> None:
-        leg = self._legs.pop(leg_id, None)
-        if leg is not None:
-            self.tell(Complete(self.clock.now, leg_id, leg.delivered_tok))
-
-    def _fail(self, leg_id: int, why: int) -> None:
-        if self._legs.pop(leg_id, None) is not None:
-            self.tell(Fail(self.clock.now, leg_id, why))
-
-    def _receipt(self, request: int) -> None:
-        """The request's time is up: what its leg has delivered is receipted before the kernel ends it."""
-        ask = self._asks.get(request)
-        if ask is not None and ask.began:
-            self._stop_job(ask.leg)
-
-    def _stop_job(self, leg_id: int) -> None:
-        """End a leg's job at its node and hand in its last receipt."""
-        leg = self._legs.get(leg_id)
-        if leg is None:
-            return
-        if leg.job != NONE:
-            leg.delivered_tok = service.cancel(self.service, leg.job, self.clock.now)
-            leg.job = NONE
-            self._plan(leg.node)
-        if leg.delivered_tok:
-            self.tell(Progress(self.clock.now, leg_id, leg.delivered_tok))
-
-    def _cancel(self, command: Cancel) -> None:
-        """The Nexus gives a leg up; its job ends at once."""
-        leg = self._legs.pop(command.leg)
-        if leg.job != NONE:
-            service.cancel(self.service, leg.job, self.clock.now)
-            self._plan(leg.node)
-
-    # --- nodes ---------------------------------------------------------------------------------------------------------------
-
-    def _breakdowns(self, entry: census.NodeEntry) -> Story:
-        """A node breaks, loses what it was doing, and is repaired; it tells nobody."""
-        failures, node = entry.population.failures, entry.node
-        assert failures is not None
-        count = 0
-        while True:
-            yield self._wait(entry, streams.FAILURES, 2 * count, failures.mtbf_ns)
-            self.broken[node] = True
-            at_ns = self.clock.now + self.delay_ns[node]
-            while True:
-                leg_id, receipted_tok = service.evict(self.service, node, self.clock.now)
-                if leg_id == service.NONE:
-                    break
-                leg = self._legs[leg_id]
-                leg.job, leg.delivered_tok = NONE, receipted_tok
-                self.clock.call(at_ns, REPLY, leg_id, 3, self._lose, leg_id)
-            self._plan(node)
-            yield self._wait(entry, streams.FAILURES, 2 * count + 1, failures.mttr_ns)
-            self.broken[node] = False
-            count += 1
-
-    def _lose(self, leg_id: int) -> None:
-        """The connection to a broken node is gone; its last receipt counts."""
-        self._stop_job(leg_id)
-        self._fail(leg_id, NODE_LOST)
-
-    def _days(self, entry: census.NodeEntry) -> Story:
-        """A node comes and goes: it announces both, and finishes what it has before it goes."""
-        availability, node, count = entry.population.availability, entry.node, 0
-        if availability.diurnal is not None:
-            day = availability.diurnal
-            shift = 2.0 * streams.uniform(self.config.seed, streams.AVAILABILITY, entry.key, 0) - 1.0
-            start_ns = (day.start_ns + int(shift * day.jitter_ns) - int(self.config.sim.start_hour * HOUR_NS)) % DAY_NS
-            up_ns = min(day.up_ns, DAY_NS - 1)
-            if start_ns + up_ns > DAY_NS:  # up at the start, since yesterday
-                self.tell(NodeUp(0, node))
-                yield self._at_change(node, start_ns + up_ns - DAY_NS)
-                self.tell(NodeDown(self.clock.now, node))
-            while True:
-                yield self._at_change(node, start_ns)
-                self.tell(NodeUp(self.clock.now, node))
-                yield self._at_change(node, start_ns + up_ns)
-                self.tell(NodeDown(self.clock.now, node))
-                start_ns += DAY_NS
-        self.tell(NodeUp(0, node))
-        while availability.on_ns is not None and availability.off_ns is not None:
-            yield self._wait(entry, streams.AVAILABILITY, count, availability.on_ns)
-            self.tell(NodeDown(self.clock.now, node))
-            yield self._wait(entry, streams.AVAILABILITY, count + 1, availability.off_ns)
-            self.tell(NodeUp(self.clock.now, node))
-            count += 2
-
-    def _wait(self, entry: census.NodeEntry, subsystem: int, index: int, mean_ns: int) -> Any:
-        """An exponential time of this mean from now."""
-        wait_ns = ceil(streams.exponential(self.config.seed, subsystem, entry.key, index) * mean_ns)
-        return self._at_change(entry.node, self.clock.now + wait_ns)
-
-    def _at_change(self, node: int, t_ns: int) -> Any:
-        self._changes += 1
-        return self.clock.at(t_ns, NODE_CHANGE, node, self._changes)
-
-    # --- probes and audits ---------------------------------------------------------------------------------------------------
-
-    def _probe(self, command: Probe) -> None:
-        """A probe goes to the node and comes back, or does not."""
-        at_ns = self.clock.now + 2 * self.delay_ns[command.node]
-        ok = not self.broken[command.node]
-        self.clock.call(at_ns, REPLY, -1 - command.node, command.serial, self._probed, command, ok)
-
-    def _probed(self, command: Probe, ok: bool) -> None:
-        self.tell(Probed(self.clock.now, command.node, command.serial, ok))
-
-    def _audit(self, command: Audit) -> None:
-        """An auditor runs the answer again: for an honest node its statistic is N(0, 1)."""
-        ask = self._asks[command.request]
-        statistic = streams.normal(self.config.seed, streams.AUDITS, self._keys[ask.account], ask.arrival_ns)
-        self.tell(Audited(self.clock.now, command.offer, statistic < AUDIT_THRESHOLD))
-
-    # --- what the model asks -------------------------------------------------------------------------------------------------
+    def forget(self, epoch: int) -> None:
+        """No voucher of an epoch up to this one will be asked for."""
 
     def busy_ns(self) -> Any:
         """Slots taken × time of each node until now, ns."""
-        return self._areas("area_busy_ns")
 
     def system_ns(self) -> Any:
         """Requests on each node × time until now, ns."""
-        return self._areas("area_system_ns")
-
-    def _areas(self, column: str) -> Any:
-        for entry in self.nodes:
-            service.accrue(self.service, entry.node, self.clock.now)
-        return np.array(self.service.server[column], np.int64)
 
     def beyond_horizon(self) -> int:
         """Requests of traces that come after the last served time."""
-        return sum(source.remaining() for source in self._workloads)
-
-    def under_way(self) -> Iterable[tuple[int, Ask]]:
-        """Requests that have arrived and not ended, by id."""
-        return sorted(self._asks.items())
 
 
-_OBEY: dict[type, Any] = {
-    Dispatch: ReferenceEngine._dispatch,
-    Cancel: ReferenceEngine._cancel,
-    Probe: ReferenceEngine._probe,
-    Audit: ReferenceEngine._audit,
-    Status: ReferenceEngine._status,
-    Submit: lambda engine, command: engine.submissions.append(command),
-    Receipt: lambda engine, command: engine.receipts.add(command),
-}
+def engine_of(config: Config, nexus: Nexus, records: Records) -> Engine:
+    """The engine that the config names, at t = 0. The kernel knows the network's nodes already, but none is up."""
+    if config.sim.engine == "reference":
+        from lattice_sim.reference import ReferenceEngine  # SimPy is not needed otherwise
+
+        return ReferenceEngine(config, nexus, records)
+    from lattice_sim.compiled import CompiledEngine
+
+    return CompiledEngine(config, nexus, records)

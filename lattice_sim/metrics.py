@@ -1,23 +1,37 @@
 """A run's figures, computed from its tables; docs/metrics.md gives each one's symbol and definition."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lattice_core.records import IN_FLIGHT
-from lattice_core.units import to_s
+from lattice_core.request_log import BIN_ERROR
+from lattice_core.units import NANO, to_s
 
 QUANTILES = (50, 95, 99)
 CUTS = ("burned_nlai", "treasury_nlai", "auditors_nlai", "delegators_nlai", "operators_nlai")
 """Where fees go, in the order in which they are cut."""
 
+CHARGED = tuple(f"{credit}{place}_nlai" for credit in ("", "faucet_") for place in ("debit", "unsettled", "overdue", "spent"))
+"""Of a user's credit: where what was charged stands."""
+
 
 def summary(
-    epochs: pd.DataFrame, nodes: pd.DataFrame, requests: pd.DataFrame, transactions: pd.DataFrame, every: int = 1
+    epochs: pd.DataFrame,
+    nodes: pd.DataFrame,
+    requests: pd.DataFrame,
+    latencies: pd.DataFrame,
+    transactions: pd.DataFrame,
+    ended_for: Mapping[str, int],
+    every: int,
 ) -> dict[str, Any]:
-    """Every metric of a run whose `requests` hold each `every`-th request; None where there is nothing to measure."""
+    """Every metric of a run, from its tables; None where there is nothing to measure.
+
+    `ended_for`: requests that failed or were rejected, by reason. `every`: `requests` holds one request in so many.
+    """
+    delays = {"ttft": ttft_ns(requests), "latency": latency_ns(requests)}
     horizon_s = to_s(horizon_ns(epochs))
     arrived = int(epochs["arrived"].sum())
     settled_nlai = int(epochs[["purchased_nlai", "faucet_nlai"]].to_numpy().sum())
@@ -28,9 +42,17 @@ def summary(
         **{end: int(epochs[end].sum()) for end in ("completed", "failed", "rejected")},
         "in_flight": int(epochs["in_flight"].iloc[-1]) if len(epochs) else 0,
         **{f"{end}_share": _ratio(epochs[end].sum(), arrived) for end in ("completed", "failed", "rejected")},
-        "reasons": reasons(requests),
-        **{f"ttft_p{percent}_s": _seconds(quantile(ttft_ns(requests), percent)) for percent in QUANTILES},
-        **{f"latency_p{percent}_s": _seconds(quantile(latency_ns(requests), percent)) for percent in QUANTILES},
+        "reasons": reasons(ended_for, arrived),
+        **{
+            f"{metric}_p{percent}_s": _seconds(
+                quantile(values_ns, percent)
+                if every == 1
+                else binned_quantile(latencies[latencies["metric"] == metric], percent)
+            )
+            for metric, values_ns in delays.items()
+            for percent in QUANTILES
+        },
+        "quantile_error": 0.0 if every == 1 else BIN_ERROR,
         "output_tok": int(epochs["output_tok"].sum()),
         "output_tok_per_s": _ratio(epochs["output_tok"].sum(), horizon_s),
         "utilisation": _ratio(epochs["busy_slot_ns"].sum(min_count=1), epochs["offered_slot_ns"].sum()),
@@ -42,7 +64,7 @@ def summary(
         "faucet_share": _ratio(epochs["faucet_nlai"].sum(), settled_nlai),
         "gas": int(transactions["gas"].sum()),
         "gas_per_user": _ratio(settles["gas"].sum(), settles["entries"].sum()),
-        **littles_law(requests, epochs, every),
+        **littles_law(epochs),
     }
 
 
@@ -71,11 +93,19 @@ def quantile(values: NDArray[np.int64], percent: int) -> int | None:
     return int(np.partition(values, rank - 1)[rank - 1])
 
 
-def reasons(requests: pd.DataFrame) -> dict[str, float]:
-    """Share of the requests that failed or were rejected, by reason, the largest first."""
-    ended = requests[requests["reason"] != ""].groupby("reason").size()
-    counts = sorted(ended.items(), key=lambda item: (-item[1], item[0]))
-    return {str(reason): count / len(requests) for reason, count in counts}
+def binned_quantile(bins: pd.DataFrame, percent: int) -> int | None:
+    """The middle of the bin in which the quantile lies, at most BIN_ERROR from it; None of no values."""
+    counts = np.cumsum(bins["count"].to_numpy(np.int64))
+    if not len(counts):
+        return None
+    rank = max(1, -(-int(counts[-1]) * percent // 100))
+    low_ns, high_ns = (int(ns) for ns in bins[["low_ns", "high_ns"]].iloc[int(np.searchsorted(counts, rank))])
+    return low_ns + (high_ns - low_ns) // 2
+
+
+def reasons(ended_for: Mapping[str, int], arrived: int) -> dict[str, float]:
+    """Share of the `arrived` requests that failed or were rejected, by reason, the largest first."""
+    return {reason: count / arrived for reason, count in sorted(ended_for.items(), key=lambda item: (-item[1], item[0]))}
 
 
 def revenue_nlai(nodes: pd.DataFrame) -> pd.Series:
@@ -92,35 +122,17 @@ def gini(values: NDArray[np.int64]) -> float | None:
     return float(((2 * ranks - n - 1) * np.sort(values).astype(float)).sum() / (n * float(total)))
 
 
-def littles_law(requests: pd.DataFrame, epochs: pd.DataFrame, every: int = 1) -> dict[str, float | int | None]:
-    """L = λ·W, from both sides: `littles_law_gap_ns` is ∫ N dt less the time that requests spent, and must be 0.
-
-    ∫ N dt starts each epoch from the requests in flight that the kernel counted at its start.
-    """
-    start_ns = int(epochs["start_ns"].min()) if len(epochs) else 0
-    boundaries = epochs["end_ns"].to_numpy(np.int64) - start_ns
+def littles_law(epochs: pd.DataFrame) -> dict[str, float | int | None]:
+    """L = λ·W, from both sides: `littles_law_gap_ns` is ∫ N dt less the time that requests spent, and must be 0."""
     length_ns = horizon_ns(epochs)
-    ended = requests["outcome"].to_numpy() != IN_FLIGHT
-    arrivals = requests["arrival_ns"].to_numpy(np.int64) - start_ns
-    ends = requests["end_ns"].to_numpy(np.int64)[ended] - start_ns
-    sojourns_ns = int(ends.sum()) + int((~ended).sum()) * length_ns - int(arrivals.sum())
-    area_ns: int | None = None
-    if every == 1:
-        in_flight = np.concatenate([[0], epochs["in_flight"].to_numpy(np.int64)])[:-1]
-        carried = int((in_flight * np.diff(boundaries, prepend=0)).sum())
-        area_ns = carried + _left(arrivals, boundaries) - _left(ends, boundaries)
+    area_ns = float((epochs["mean_in_flight"] * (epochs["end_ns"] - epochs["start_ns"])).sum())
+    arrived, gap_ns = int(epochs["arrived"].sum()), int(epochs["littles_law_gap_ns"].sum())
     return {
-        "mean_in_flight": None if area_ns is None else _ratio(area_ns, length_ns),
-        "arrivals_per_s": _ratio(epochs["arrived"].sum(), to_s(length_ns)),
-        "mean_sojourn_s": to_s(sojourns_ns) / len(requests) if len(requests) else None,
-        "littles_law_gap_ns": None if area_ns is None else area_ns - sojourns_ns,
+        "mean_in_flight": _ratio(area_ns, length_ns),
+        "arrivals_per_s": _ratio(arrived, to_s(length_ns)),
+        "mean_sojourn_s": _ratio((area_ns - gap_ns) / NANO, arrived),
+        "littles_law_gap_ns": gap_ns,
     }
-
-
-def _left(times_ns: NDArray[np.int64], boundaries_ns: NDArray[np.int64]) -> int:
-    """Σ of what is left, at each time, of the epoch in which it lies."""
-    epochs = np.searchsorted(boundaries_ns, times_ns, side="right")
-    return int((boundaries_ns[epochs] - times_ns).sum())
 
 
 def _ratio(part: Any, whole: Any) -> float | None:

@@ -19,7 +19,7 @@ from lattice_core.settlement import Settlement
 from lattice_core.standing import standing
 from lattice_core.streams import AGENTS, bits
 from lattice_sim.agents import Action, Claim, Operator, RequestWithdrawal, TopUp, User, View, Withdraw
-from lattice_sim.engine import ReferenceEngine
+from lattice_sim.engine import Engine, engine_of
 
 
 class LatticeModel(mesa.Model):
@@ -57,7 +57,7 @@ class LatticeModel(mesa.Model):
         self.merits = Merits(Exponents())
         self.records = Records(config)
         self.nexus = Nexus(config, journal, decisions)
-        self.engine = ReferenceEngine(config, self.nexus, self.records)
+        self.engine: Engine = engine_of(config, self.nexus, self.records)
         self.chain = chain_of(config)
         self.bridge = Bridge(self.chain, config)
         self._tell(self.bridge.open(config, 0))
@@ -71,7 +71,7 @@ class LatticeModel(mesa.Model):
     @property
     def t_ns(self) -> int:
         """Simulated time, ns."""
-        return self.engine.clock.now
+        return self.engine.now_ns
 
     def step(self) -> None:
         """One epoch. Raises Reverted, with the epoch on record, if a settlement does not go through."""
@@ -127,7 +127,7 @@ class LatticeModel(mesa.Model):
         if self.config.economics.bonus.per_day_nlai:
             self.bonus_nlai = self.bridge.share_bonus(self.merits.weigh(self.nexus, self.t_ns))
         if not any(chunk.skipped for chunk in settled):
-            self.engine.receipts.forget(self.epoch)
+            self.engine.forget(self.epoch)
         return settled, None
 
     def _give_up(self, submissions: list[Submit]) -> None:

@@ -24,7 +24,7 @@ _POPULATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _OUTCOMES = {"completed": SKY, "in_flight": GREY, "failed": RED, "rejected": ORANGE}
 _CUTS = {"operators": BLUE, "treasury": GREEN, "auditors": PURPLE, "burned": RED, "delegators": SKY}
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "lattice",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -62,7 +62,7 @@ class _Time(NamedTuple):
 def svg(draw: Callable[[Run, Figure], None], run: Run, height: float) -> bytes:
     """A picture of `run`, 9 by `height` inches, as a self-contained SVG."""
     file = BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, height), layout="constrained")
         draw(run, figure)
         for axes in figure.axes:
@@ -253,7 +253,8 @@ def outcomes(run: Run, figure: Figure) -> None:
     delays.set_xlabel("s after arrival")
     if len(run.requests):
         delays.legend(loc="best")
-    shares = metrics.reasons(run.requests)
+    about = run.manifest["requests"]
+    shares = metrics.reasons(about["reasons"], about["arrived"])
     names = [name.replace("_", " ") for name in shares]
     why.barh(names, list(shares.values()), color=RED, height=0.65)
     for row, share in enumerate(shares.values()):

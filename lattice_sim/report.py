@@ -39,8 +39,10 @@ def key_figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The metrics that one looks at first, as (name, value) for people."""
 
     def seconds(name: str) -> str:
-        return " / ".join(_number(summary[f"{name}_p{percent}_s"]) for percent in metrics.QUANTILES) + " s"
+        quantiles = " / ".join(_number(summary[f"{name}_p{percent}_s"]) for percent in metrics.QUANTILES)
+        return f"{quantiles} s ± {_percent(error)}" if error else f"{quantiles} s"
 
+    error = summary["quantile_error"]
     return [
         ("requests arrived", f"{summary['arrived']:,}"),
         ("completed", f"{summary['completed']:,} ({_percent(summary['completed_share'])})"),
@@ -137,7 +139,7 @@ def _outcomes_caption(run: Run, summary: dict[str, Any]) -> str:
     ended = summary["completed"] + summary["failed"] + summary["rejected"]
     return (
         "Left, the share of answers that came within a time; right, why requests got no whole answer, as a share of all. "
-        f"n = {ended:,} requests ended{_sampled(run)}."
+        f"n = {ended:,} requests ended{_sampled(run, 'left ')}."
     )
 
 
@@ -154,21 +156,29 @@ _PICTURES = (
 def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
     yield _table("In figures", ("metric", "value"), key_figures(summary))
     every = run.manifest["requests"]["every"]
-    requests = run.requests
+    of = f", of every {every}th" if every > 1 else ""
     yield _table(
         "Users by population",
-        ("population", "users", "requests", "completed", "first token p50 / p95, s", "whole answer p50 / p95, s", "fees, LAI"),
+        (
+            "population",
+            "users",
+            "requests",
+            "completed",
+            f"first token p50 / p95, s{of}",
+            f"whole answer p50 / p95, s{of}",
+            "fees, LAI",
+        ),
         [
             (
                 str(name),
-                f"{(run.users['population'] == name).sum():,}",
-                f"{len(rows) * every:,}",
-                _percent((rows["outcome"] == "completed").mean()),
-                _pair(metrics.ttft_ns(rows)),
-                _pair(metrics.latency_ns(rows)),
-                _number(rows["fee_nlai"].sum() * every / NANO),
+                f"{len(users):,}",
+                f"{users['arrived'].sum():,}",
+                _percent(_share(users["completed"].sum(), users["arrived"].sum())),
+                _pair(metrics.ttft_ns(run.requests[run.requests["population"] == name])),
+                _pair(metrics.latency_ns(run.requests[run.requests["population"] == name])),
+                _number(users[[*metrics.CHARGED]].to_numpy().sum() / NANO),
             )
-            for name, rows in requests.groupby("population")
+            for name, users in run.users.groupby("population")
         ],
     )
     yield _table(
@@ -219,9 +229,9 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], mark
     return f'<h2>{escape(title)}</h2>\n<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody></table></div>'
 
 
-def _sampled(run: Run) -> str:
+def _sampled(run: Run, where: str = "") -> str:
     every = run.manifest["requests"]["every"]
-    return f", of which every {every}th is drawn" if every > 1 else ""
+    return f", of which {where}every {every}th is drawn" if every > 1 else ""
 
 
 def _pair(values_ns: Any) -> str:

@@ -1,4 +1,4 @@
-"""A run and its directory: seven tables, a manifest and a report, written whole or not at all.
+"""A run and its directory: eight tables, a manifest and a report, written whole or not at all.
 
 Two runs of one config write the same bytes, but for `timings` in the manifest.
 """
@@ -25,7 +25,7 @@ from lattice_core.records import TABLES, Records
 from lattice_sim import metrics
 
 FORMAT = "lattice-run"
-VERSION = 1
+VERSION = 2
 MANIFEST, REPORT, JOURNAL, DECISIONS = "manifest.json", "report.html", "journal.jsonl", "decisions.jsonl"
 
 COMPLETE, INTERRUPTED, FAILED = "complete", "interrupted", "failed"
@@ -48,6 +48,7 @@ class Run:
     nodes: pd.DataFrame
     users: pd.DataFrame
     requests: pd.DataFrame
+    latencies: pd.DataFrame
     settlements: pd.DataFrame
     transactions: pd.DataFrame
     gas_measured: pd.DataFrame
@@ -79,7 +80,9 @@ class Run:
             "requests": {
                 "arrived": records.arrived,
                 "kept": len(frames["requests"]),
-                "every": records.every,
+                "every": records.log.every,
+                "offset": records.log.offset,
+                "reasons": records.reasons,
                 "beyond_horizon": beyond_horizon,
             },
             "digest": records.digest.hex(),
@@ -105,8 +108,10 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Every metric of docs/metrics.md."""
-        every = self.manifest["requests"]["every"]
-        return metrics.summary(self.epochs, self.nodes, self.requests, self.transactions, every)
+        about = self.manifest["requests"]
+        return metrics.summary(
+            self.epochs, self.nodes, self.requests, self.latencies, self.transactions, about["reasons"], about["every"]
+        )
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the run directory. Raises ConfigError if `folder` exists, unless `force` replaces a run."""

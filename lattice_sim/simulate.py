@@ -9,6 +9,7 @@ from lattice_core.chain.port import Refused, Reverted
 from lattice_core.config import Config, ConfigError, revise
 from lattice_core.records import Records
 from lattice_sim import networks
+from lattice_sim.engine import StuckError
 from lattice_sim.model import LatticeModel
 from lattice_sim.rundir import COMPLETE, FAILED, INTERRUPTED, Draft, Journal, Run
 
@@ -30,7 +31,7 @@ def run(
     `out` also holds every input event and decision. `on_epoch` sees the model after each epoch; `clock`, such as
     `time.perf_counter`, gives the manifest's `timings`; `stoppable` is entered while Ctrl-C may stop the simulation.
 
-    Ctrl-C and a settlement that reverts end the run early: its status says so, and it holds the epochs done. Raises ConfigError
+    Ctrl-C, a settlement that reverts and time that stands still end the run early: its status says so, and it holds the epochs done. Raises ConfigError
     for bad input, and for an `out` that exists unless `force` replaces it.
     """
     if not isinstance(config, Config):
@@ -77,7 +78,7 @@ def _simulate(
                 on_epoch(model)
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except (Reverted, Refused, ConnectionError) as error:
+    except (Reverted, Refused, StuckError, ConnectionError) as error:
         status, reason = FAILED, str(error)
     else:
         beyond_horizon = model.engine.beyond_horizon()

@@ -1,30 +1,36 @@
-"""A trace of arrivals read from a file in the format of Azure's 2023 LLM inference traces (Splitwise, ISCA 2024).
+"""A trace of requests: when they came, how long they were, and which belong together; and the one Parquet format it is kept in.
 
-    TIMESTAMP,ContextTokens,GeneratedTokens
-    2023-11-16 18:17:03.9799600,4808,10
+    t_ns         int64   arrival, nanoseconds since the first request
+    prompt_tok   int64   tokens of the prompt
+    output_tok   int64   tokens of the answer
+    session      int64   what the request is a turn of; 0 for none
+    prefix       int64   what its prompt begins with, as a hash; 0 where nothing is known of it
+    reused_tok   int64   leading tokens of the prompt that an earlier prompt began with too
 
-Times are exact to the nanosecond. Further columns are allowed and ignored. A row that cannot be replayed is refused, never
-mended.
+The file's metadata holds a header under `lattice.trace`: a JSON object of version, source, licence, units, requests, span_ns
+and the columns that the source told of; the others are all 0.
 """
 
-from typing import NamedTuple
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow import csv
+from pyarrow import parquet
 
 from lattice_core.units import MAX_TOKENS
 
-TIME, PROMPT, OUTPUT = "TIMESTAMP", "ContextTokens", "GeneratedTokens"
+VERSION = 1
+_KEY = b"lattice.trace"
+_UNITS = {"t_ns": "ns", "prompt_tok": "tokens", "output_tok": "tokens", "session": "id", "prefix": "id", "reused_tok": "tokens"}
+_MOST = {"t_ns": 2**62, "prompt_tok": MAX_TOKENS, "output_tok": MAX_TOKENS, "reused_tok": MAX_TOKENS}
+_LEAST = {"prompt_tok": 1, "output_tok": 1}
+_ALWAYS = ("t_ns", "prompt_tok", "output_tok")
 
-# Years are bounded so that the difference of any two times fits int64 ns.
-_TIME = r"^(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})?$"
-_TIME_ALLOWED = "must be a time from 1900 to 2099 such as 2023-11-16 18:17:03.9799600"
-_TOKENS = r"^[0-9]{1,7}$"
-_TOKENS_ALLOWED = f"must be a whole number from 1 to {MAX_TOKENS}"
+type Integers = NDArray[np.int64]
 
 
 class TraceError(ValueError):
@@ -32,63 +38,102 @@ class TraceError(ValueError):
 
 
 class Trace(NamedTuple):
-    """Requests in time order, the first at 0: int64 arrays of equal length."""
+    """Requests in time order, the first at 0: int64 arrays of equal length, at least 1."""
 
-    t_ns: NDArray[np.int64]
-    prompt_tok: NDArray[np.int64]
-    output_tok: NDArray[np.int64]
+    t_ns: Integers
+    prompt_tok: Integers
+    output_tok: Integers
+    session: Integers
+    prefix: Integers
+    reused_tok: Integers
+
+
+class Header(NamedTuple):
+    """Where a trace comes from, and what is in it."""
+
+    source: str
+    licence: str
+    columns: tuple[str, ...]
+    """Columns that the source told of."""
+    requests: int
+    span_ns: int
+    """From the first arrival to the last."""
+
+
+def header(trace: Trace, source: str, licence: str) -> Header:
+    """The header of `trace`."""
+    columns = tuple(name for name, column in trace._asdict().items() if name in _ALWAYS or column.any())
+    return Header(source, licence, columns, len(trace.t_ns), int(trace.t_ns[-1]))
+
+
+def write_trace(path: str, trace: Trace, source: str, licence: str) -> None:
+    """Write a Parquet file. Equal traces give equal bytes. Raises TraceError for a place that cannot be written to."""
+    about = header(trace, source, licence)
+    told = {"version": VERSION, "units": _UNITS} | about._asdict()
+    table = pa.table(trace._asdict()).replace_schema_metadata({_KEY: json.dumps(told, sort_keys=True).encode()})
+    whole = BytesIO()
+    parquet.write_table(table, whole, compression="zstd")
+    write(path, whole.getvalue())
+
+
+def write(path: str, content: bytes) -> None:
+    """Write a file. Raises TraceError for a place that cannot be written to."""
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise TraceError(f"{path}: must be a place for a file: {error.strerror}") from None
 
 
 def read_trace(path: str) -> Trace:
-    """The trace in the CSV file at `path`. A time without a zone is UTC. Raises TraceError."""
-    table = _table(path)
-    t_ns = _times_ns(path, table[TIME])
-    return Trace(t_ns - t_ns[0], _tokens(path, table, PROMPT), _tokens(path, table, OUTPUT))
+    """The trace in a Parquet file that `lattice trace import` wrote, or in a CSV file in Azure's format. Raises TraceError."""
+    if _is_parquet(path):
+        return _read(path)[0]
+    from lattice_sim.trace_import import import_trace
+
+    return import_trace(path, "azure").trace
 
 
-def _table(path: str) -> pa.Table:
-    """The rows as text, one for each line after the first."""
-    columns = (TIME, PROMPT, OUTPUT)
+def read_with_header(path: str) -> tuple[Trace, Header]:
+    """As `read_trace`, with the header; a CSV file names no source. Raises TraceError."""
+    if _is_parquet(path):
+        return _read(path)
+    trace = read_trace(path)
+    return trace, header(trace, "unknown", "unknown")
+
+
+def _is_parquet(path: str) -> bool:
     try:
-        with open(path, "rb") as file:
-            table = csv.read_csv(
-                file,
-                csv.ReadOptions(use_threads=False),  # only so do errors tell the row
-                csv.ParseOptions(ignore_empty_lines=False),
-                csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
-            )
-        names = table.column_names
+        with Path(path).open("rb") as file:
+            return file.read(4) == b"PAR1"
     except OSError as error:
         raise TraceError(f"{path}: must be a file that can be read: {error.strerror}") from None
-    except ValueError as error:
-        raise TraceError(f"{path}: must be a CSV file: {str(error).splitlines()[0]}") from None
-    if any(names.count(column) != 1 for column in columns):
-        raise TraceError(f"{path}: line 1: must name {', '.join(columns)} once each, not {', '.join(names)[:200]}")
-    if len(table) == 0:
-        raise TraceError(f"{path}: line 2: must be a request; the file has none")
-    return table
 
 
-def _times_ns(path: str, texts: pa.ChunkedArray) -> NDArray[np.int64]:
-    times = pd.to_datetime(texts.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-    _refuse_first(path, TIME, texts, ~_match(texts, _TIME) | times.isna().to_numpy(), _TIME_ALLOWED)
-    t_ns = times.dt.as_unit("ns").astype("int64").to_numpy()
-    _refuse_first(path, TIME, texts, np.diff(t_ns, prepend=t_ns[0]) < 0, "must not be earlier than the line before")
-    return t_ns
+def _read(path: str) -> tuple[Trace, Header]:
+    try:
+        table = parquet.read_table(path)
+        about: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_KEY, b"null")) or {}
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path}: must be a whole Parquet file: {str(error).splitlines()[0]}") from None
+    if about.get("version") != VERSION:
+        raise TraceError(f"{path}: must be a trace of version {VERSION} that lattice trace import wrote, with its header")
+    columns = []
+    for name in Trace._fields:
+        if name not in table.column_names or table.schema.field(name).type != pa.int64() or table[name].null_count:
+            raise TraceError(f"{path}: must have a column {name} of int64 without nulls")
+        column = table[name].to_numpy()
+        low, high = _LEAST.get(name, 0), _MOST.get(name, 2**63 - 1)
+        _refuse_first(path, name, column, (column < low) | (column > high), f"must be from {low} to {high}")
+        columns.append(column)
+    trace = Trace(*columns)
+    if not len(trace.t_ns):
+        raise TraceError(f"{path}: must have a request; the file has none")
+    _refuse_first(path, "t_ns", trace.t_ns, np.diff(trace.t_ns, prepend=0) < 0, "must not be earlier than the row before")
+    _refuse_first(path, "t_ns", trace.t_ns[:1], trace.t_ns[:1] != 0, "must begin at 0")
+    return trace, header(trace, str(about.get("source")), str(about.get("licence")))
 
 
-def _tokens(path: str, table: pa.Table, column: str) -> NDArray[np.int64]:
-    texts = table[column]
-    tokens = pc.if_else(_match(texts, _TOKENS), texts, "0").cast(pa.int64()).to_numpy()
-    _refuse_first(path, column, texts, (tokens < 1) | (tokens > MAX_TOKENS), _TOKENS_ALLOWED)
-    return tokens
-
-
-def _match(texts: pa.ChunkedArray, pattern: str) -> NDArray[np.bool_]:
-    return pc.match_substring_regex(texts, pattern).to_numpy()
-
-
-def _refuse_first(path: str, column: str, texts: pa.ChunkedArray, bad: NDArray[np.bool_], allowed: str) -> None:
+def _refuse_first(path: str, column: str, values: Integers, bad: NDArray[np.bool_], allowed: str) -> None:
     if bad.any():
         row = int(bad.argmax())
-        raise TraceError(f"{path}: line {row + 2}: {column} {allowed}, not {texts[row].as_py()[:80]!r}")
+        raise TraceError(f"{path}: row {row + 1}: {column} {allowed}, not {values[row]}")

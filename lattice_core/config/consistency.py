@@ -64,8 +64,8 @@ def _users(config: Config) -> Iterator[str]:
             elif users.tokens.max_tokens >= config.models[model].context_tok:
                 most = config.models[model].context_tok - 1
                 yield f"{at}.tokens.max_tokens: must be at most {most} to fit {model}, not {users.tokens.max_tokens}"
-        if users.workload.trace is None and (users.tokens.prompt is None or users.tokens.output is None):
-            yield f"{at}.tokens: must have prompt and output unless the workload is a trace"
+        if users.workload.trace is None and (users.prompt is None or users.output is None):
+            yield f"{at}.tokens: must have prompt and output unless the workload is a trace or a preset"
 
 
 def _live(config: Config) -> Iterator[str]:

@@ -6,11 +6,13 @@ multiplies money is an int in ppm; a probability or a weight is a float.
 """
 
 import json
+import re
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from lattice_core.config.presets import FITTED
 from lattice_core.config.quantities import (
     ChainDelay,
     Delay,
@@ -57,11 +59,17 @@ Name = Annotated[str, Text(r"[A-Za-z][A-Za-z0-9_-]{0,63}", "a name: a letter, th
 ModelName = Annotated[
     str, Text(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", "a model's name: up to 128 letters, digits, . _ : / or -")
 ]
+POLICIES = (
+    *("argmax", "cheapest", "least_in_flight", "peak_ewma", "power_of_two", "price_weighted", "random", "round_robin"),
+    *("score_all", "score_sampled", "sticky"),
+)
+"""The routing policies that `lattice_core.routing` has."""
+
 PolicyName = Annotated[
     str,
     Text(
-        r"random|power_of_two|score_sampled|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*",
-        "random, power_of_two, score_sampled, or one's own as module:Name",
+        rf"{'|'.join(POLICIES)}|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*",
+        f"{', '.join(POLICIES)}, or one's own as module:Name",
     ),
 ]
 Address = Annotated[str, Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", "HOST:PORT, such as 127.0.0.1:8080")]
@@ -263,23 +271,36 @@ class Poisson(Section):
 
 
 class Burst(Section):
-    """A random factor on the rate: gamma, mean 1, drawn anew each period."""
+    """A random factor on the rate, of mean 1, drawn anew each period: 0 with probability `silent`, else gamma."""
 
     cv: Annotated[float, Field(gt=0, le=100)]
     """Coefficient of variation of the factor."""
-    period_ns: Annotated[Duration, Field(ge=NANO)]
+    period_ns: Annotated[Duration, Field(ge=NANO // 10)]
     """How long a draw holds."""
+    silent: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that the factor is 0; the other draws make up for it."""
+
+    @property
+    def loud_cv2(self) -> float:
+        """Squared coefficient of variation of the draws that are not 0."""
+        return (1 + self.cv * self.cv) * (1 - self.silent) - 1
+
+    @model_validator(mode="after")
+    def _not_too_silent(self) -> Self:
+        if self.loud_cv2 < -1e-9:
+            raise ValueError(f"silent must be at most {1 - 1 / (1 + self.cv * self.cv):.4g}, which alone has this cv")
+        return self
 
 
 class Modulated(Section):
-    """Poisson arrivals whose rate follows the hour of the day and, if asked, a random burst."""
+    """Poisson arrivals whose rate follows the hour of the day and is multiplied by random bursts."""
 
     requests_per_day: Annotated[float, Field(gt=0, le=1e9)]
     """Mean requests a day of the whole population."""
     hourly: list[Annotated[float, Field(ge=0, le=1e6)]] = Field(default=[1.0] * 24, min_length=24, max_length=24)
     """24 weights, midnight first; only their ratios count."""
-    burst: Burst | None = None
-    """Random bursts; null for none."""
+    bursts: list[Burst] = Field(default=[], max_length=16)
+    """Random bursts, each over periods of its own; their factors multiply."""
 
     @model_validator(mode="after")
     def _some_hour(self) -> Self:
@@ -288,36 +309,110 @@ class Modulated(Section):
         return self
 
 
-class Workload(Section):
-    """When requests arrive: exactly one of `poisson`, `modulated` and `trace`."""
+class Sessions(Section):
+    """Requests that belong together: turns of one user that share a prefix."""
 
-    poisson: Poisson | None = None
-    """A constant rate."""
-    modulated: Modulated | None = None
-    """A rate that changes."""
-    trace: FilePath | None = None
-    """CSV file of arrivals with their tokens; it begins at t = 0 and plays once."""
-    scale: Annotated[float, Field(gt=0, le=1e3)] = 1.0
-    """Factor on the rate of arrivals, a trace's included."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if [self.poisson, self.modulated, self.trace].count(None) != 2:
-            raise ValueError("must have exactly one of poisson, modulated, trace")
-        return self
+    turns: Annotated[float, Field(gt=0, le=1e4)]
+    """Mean turns of a session, Poisson; what has none is no session."""
+    spread: Annotated[float, Field(ge=0, le=1e9)]
+    """Requests of the whole population among which the turns of one session are scattered evenly."""
 
 
 def _median(value: object) -> object:
     return value if isinstance(value, dict) else {"median": value}
 
 
-class LognormalTokens(Section):
-    """A lognormal number of tokens; a plain number stands for that number always."""
+class Quantiles(Section):
+    """A law by points of its distribution function, between which the logarithm of the length is linear."""
 
-    median: SomeTokens
+    share: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=2, max_length=64)
+    """Shares of the requests, from 0 to 1 and never falling; two that are equal leave a gap between lengths."""
+    tok: list[Annotated[float, Field(ge=0.5, le=MAX_TOKENS + 0.5)]] = Field(min_length=2, max_length=64)
+    """Length below which each share lies, never falling; 7.5 stands for "at most 7 tokens"."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        whole = len(self.share) == len(self.tok) and (self.share[0], self.share[-1]) == (0, 1)
+        if not whole or sorted(self.share) != self.share or sorted(self.tok) != self.tok:
+            raise ValueError("must have as many share as tok, share from 0 to 1, neither ever falling")
+        return self
+
+
+class TokenLaw(Section):
+    """A lognormal number of tokens, or one by `quantiles`; a plain number stands for that number always."""
+
+    median: SomeTokens | None = None
     """Median, tokens."""
     sigma: Annotated[float, Field(ge=0, le=5)] = 0.0
     """Standard deviation of the logarithm."""
+    quantiles: Quantiles | None = None
+    """Points of the distribution function, in place of a median."""
+
+    @model_validator(mode="after")
+    def _one_law(self) -> Self:
+        if (self.median is None) == (self.quantiles is None) or (self.median is None and self.sigma != 0):
+            raise ValueError("must be a number of tokens, {median, sigma} or {quantiles}")
+        return self
+
+
+class Preset(Section):
+    """A workload fitted to a trace: what `lattice trace fit` finds."""
+
+    source: str
+    """The trace, and whom to cite."""
+    licence: str
+    """The trace's licence."""
+    modulated: Modulated
+    """When requests arrive."""
+    prompt: TokenLaw
+    """How long prompts are."""
+    output: TokenLaw
+    """How long answers are."""
+    sessions: Sessions | None = None
+    """Which requests belong together; null where the trace does not say."""
+
+
+PRESETS: dict[str, Preset] = {name: Preset.model_validate(fitted) for name, fitted in FITTED.items()}
+"""Presets that ship, by name."""
+
+PresetName = Annotated[str, Text("|".join(map(re.escape, PRESETS)), f"one of {', '.join(PRESETS)}")]
+
+
+class Workload(Section):
+    """When requests arrive: exactly one of `poisson`, `modulated`, `preset` and `trace`."""
+
+    poisson: Poisson | None = None
+    """A constant rate."""
+    modulated: Modulated | None = None
+    """A rate that changes."""
+    preset: PresetName | None = None
+    """Name of a workload that was fitted to a trace and ships; it brings lengths, and sessions where the trace had any."""
+    trace: FilePath | None = None
+    """File of arrivals with their tokens, Parquet or CSV; it begins at t = 0 and plays once."""
+    scale: Annotated[float, Field(gt=0, le=1e3)] = 1.0
+    """Factor on the rate of arrivals; a trace is played that much faster."""
+    stretch: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
+    """Factor on all gaps between arrivals and on the periods of bursts, a trace's included; hours of the day stay."""
+    sessions: Sessions | None = None
+    """Which requests belong together; null for none, or for what a preset says. A trace brings its own."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if [self.poisson, self.modulated, self.preset, self.trace].count(None) != 3:
+            raise ValueError("must have exactly one of poisson, modulated, preset, trace")
+        if self.trace is not None and self.sessions is not None:
+            raise ValueError("must have no sessions beside a trace, which brings its own")
+        return self
+
+    @property
+    def fitted(self) -> Preset | None:
+        """What its preset says; None without one."""
+        return None if self.preset is None else PRESETS[self.preset]
+
+    @property
+    def rhythm(self) -> Poisson | Modulated | None:
+        """The rate of arrivals before `scale` and `stretch`; None for a trace."""
+        return self.fitted.modulated if self.fitted else self.poisson or self.modulated
 
 
 class LognormalDuration(Section):
@@ -332,10 +427,10 @@ class LognormalDuration(Section):
 class RequestTokens(Section):
     """How long prompts and answers are. Draws are cut off at 1 and at what the context leaves."""
 
-    prompt: Annotated[LognormalTokens, BeforeValidator(_median, json_schema_input_type=int | LognormalTokens)] | None = None
-    """Prompt; a trace brings its own."""
-    output: Annotated[LognormalTokens, BeforeValidator(_median, json_schema_input_type=int | LognormalTokens)] | None = None
-    """Answer, which only the serving node learns; a trace brings its own."""
+    prompt: Annotated[TokenLaw, BeforeValidator(_median, json_schema_input_type=int | TokenLaw)] | None = None
+    """Prompt; a trace brings its own, a preset one unless it is given."""
+    output: Annotated[TokenLaw, BeforeValidator(_median, json_schema_input_type=int | TokenLaw)] | None = None
+    """Answer, which only the serving node learns; a trace brings its own, a preset one unless it is given."""
     max_tokens: SomeTokens
     """Longest answer the user asks for, and pays a reservation for."""
 
@@ -403,6 +498,21 @@ class UserPopulation(Section):
     """Private cluster they belong to."""
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     """How often a user asks again after a failure."""
+
+    @property
+    def prompt(self) -> TokenLaw | None:
+        """How long prompts are: as asked for, or as its preset says; None for a trace."""
+        return self.tokens.prompt or (self.workload.fitted.prompt if self.workload.fitted else None)
+
+    @property
+    def output(self) -> TokenLaw | None:
+        """How long answers are, likewise."""
+        return self.tokens.output or (self.workload.fitted.output if self.workload.fitted else None)
+
+    @property
+    def sessions(self) -> Sessions | None:
+        """Which requests belong together, likewise; None for none."""
+        return self.workload.sessions or (self.workload.fitted.sessions if self.workload.fitted else None)
 
 
 class Cluster(Section):
@@ -535,9 +645,9 @@ class Routing(Section):
     """How the Nexus chooses a node."""
 
     policy: PolicyName = "score_sampled"
-    """random, power_of_two, score_sampled, or one's own as module:Name."""
+    """A built-in one, or one's own as module:Name."""
     candidates: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Nodes drawn for a decision; null for the policy's own number."""
+    """Nodes drawn for a decision, by a policy that draws; null for the policy's own number."""
     weights: Exponents = Exponents()
     explore: Probability = 0.03
     """Probability that one candidate comes from the under-observed."""
@@ -613,8 +723,8 @@ class Sim(Section):
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 24
     """Epochs to run."""
-    engine: Literal["reference"] = "reference"
-    """Which engine runs them."""
+    engine: Literal["compiled", "reference"] = "compiled"
+    """Which engine runs them: one loop of compiled code, or the readable one that it equals to the byte."""
     start_hour: Annotated[float, Field(ge=0, lt=24)] = 0.0
     """Hour of day at t = 0."""
 

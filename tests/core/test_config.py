@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lattice_core.capacity import mean_tokens, up_share
 from lattice_core.config import Config, ConfigError, parse, revise, schema
-from lattice_core.config.network import LognormalTokens, NodePopulation
+from lattice_core.config.network import TokenLaw, NodePopulation
 from lattice_core.config.quantities import MAX_DURATION_NS
 from lattice_core.hardware import CATALOGUE, MAX_SLOTS, MAX_STEP_NS
 from lattice_core.pricing import fee_nlai
@@ -76,7 +76,7 @@ DATA: dict[str, Any] = {
             "count": 20,
             "model": {"chat-1.5b": 1},
             "workload": {
-                "modulated": {"requests_per_day": 5000, "hourly": [1] * 24, "burst": {"cv": 0.5, "period": "5m"}},
+                "modulated": {"requests_per_day": 5000, "hourly": [1] * 24, "bursts": [{"cv": 0.5, "period": "5m"}]},
                 "scale": 2,
             },
             "tokens": {"prompt": {"median": 200, "sigma": 0.5}, "output": {"median": 300, "sigma": 0.3}, "max_tokens": 1000},
@@ -147,7 +147,7 @@ def words(path: Steps, data: Any = DATA) -> str:
     out = []
     for step in path:
         data = data[step]
-        out.append(data["name"] if isinstance(data, dict) and isinstance(step, int) else str(step))
+        out.append(data.get("name", str(step)) if isinstance(data, dict) and isinstance(step, int) else str(step))
     return ".".join(out)
 
 
@@ -355,9 +355,9 @@ users.chat.deadline=5 minutes
   --set: users.chat.deadline: must be a duration such as 250ms, 10s, 5m, 1h or 2d, or seconds; more than 0, at most 3650d,
   not "5 minutes"
 users.chat.workload={}
-  --set: users.chat.workload: must have exactly one of poisson, modulated, trace, not {}
+  --set: users.chat.workload: must have exactly one of poisson, modulated, preset, trace, not {}
 users.chat.tokens={max_tokens: 9}
-  --set: users.chat.tokens: must have prompt and output unless the workload is a trace
+  --set: users.chat.tokens: must have prompt and output unless the workload is a trace or a preset
 users.chat.tokens.max_tokens=4096
   --set: users.chat.tokens.max_tokens: must be at most 4095 to fit chat-1.5b, not 4096
 users.chat.privacy=local
@@ -373,7 +373,8 @@ economics.supply.genesis=500
 economics.split.burn=1.5
   --set: economics.split.burn: must be a share from 0 to 1, not 1.5
 routing.policy=best
-  --set: routing.policy: must be random, power_of_two, score_sampled, or one's own as module:Name, not "best"
+  --set: routing.policy: must be argmax, cheapest, least_in_flight, peak_ewma, power_of_two, price_weighted, random,
+  round_robin, score_all, score_sampled, sticky, or one's own as module:Name, not "best"
 routing.explore=.nan
   --set: routing.explore: must be a finite number, not NaN
 sim.epochs=1000000
@@ -586,7 +587,7 @@ def test_the_mean_of_a_cut_off_length_is_that_of_its_draws(median: int, sigma: f
     key = entity_key("lengths", 0)
     draws = [min(float(most), median * math.exp(sigma * normal(1, TOKENS, key, n))) for n in range(1_000)]
     spread = math.sqrt(sum((x - sum(draws) / 1_000) ** 2 for x in draws)) / 1_000
-    assert mean_tokens(LognormalTokens(median=median, sigma=sigma), most) == pytest.approx(
+    assert mean_tokens(TokenLaw(median=median, sigma=sigma), most) == pytest.approx(
         sum(draws) / 1_000, abs=6 * spread + 1e-6
     )
 

@@ -551,7 +551,7 @@ def test_a_users_own_policy_is_used_by_module_and_name_and_drops_what_it_cannot_
     "spec", ["tests.core.own_policy:cheapest", "tests.core.no_such_file:f", "tests.core.own_policy:policy"]
 )
 def test_a_policy_that_cannot_be_loaded_is_refused_with_what_is_allowed(spec: str) -> None:
-    with pytest.raises(ValueError, match=r"allowed: power_of_two, random, score_sampled or module:Name"):
+    with pytest.raises(ValueError, match=r"allowed: argmax, .*, score_sampled, sticky or module:Name"):
         Nexus(config({"routing.policy": spec}))
 
 
@@ -632,11 +632,11 @@ def plain_view(town: Town, factor: Factor, sent: Dispatch, prompt: int, most: in
     reference, reputation = config().models["chat"].reference, config().reputation
     in_flight = int(node["in_flight"]) - (factor.node == sent.node)
     load = (in_flight + 1) / int(node["slots"])
-    elapsed = town.t_ns - int(node["observed_ns"])
+    since = town.t_ns  # no landmark has passed
     parts = [
         (
-            (node[f"{name}_ok"] * 0.5 ** (elapsed / half_life) + reputation.prior_reliability * reputation.prior_count)
-            / (node[f"{name}_n"] * 0.5 ** (elapsed / half_life) + reputation.prior_count)
+            (node[f"{name}_ok"] * 0.5 ** (since / half_life) + reputation.prior_reliability * reputation.prior_count)
+            / (node[f"{name}_n"] * 0.5 ** (since / half_life) + reputation.prior_count)
         )
         for name, half_life in (("fast", reputation.fast_half_life_ns), ("slow", reputation.slow_half_life_ns))
     ]
@@ -661,6 +661,7 @@ def plain_view(town: Town, factor: Factor, sent: Dispatch, prompt: int, most: in
         "slots": int(node["slots"]),
         "results": int(offer["results"]),
         "noise": factor.seen["noise"],
+        "place": factor.seen["place"],
     }
 
 

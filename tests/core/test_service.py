@@ -5,6 +5,7 @@ import pickle
 from collections import Counter
 from fractions import Fraction
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ class NodesAgainstBruteForce(RuleBasedStateMachine):
 
     @rule(node=nodes)
     def wait_for_the_next_event(self, node: int) -> None:
-        if (due_ns := next_ns(self.nodes[node].state, node)) < NEVER_NS:
+        if (due_ns := next_ns(self.nodes[node].state.handle, node)) < NEVER_NS:
             self.now_ns = max(self.now_ns, due_ns)
             self.catch_up()
 
@@ -134,15 +135,16 @@ class NodesAgainstBruteForce(RuleBasedStateMachine):
     @invariant()
     def every_job_row_is_used_once(self) -> None:
         state = self.nodes[0].state
-        used = Counter(state.job.state)
+        jobs = state.job.view(np.recarray)
+        used = Counter(jobs.state)
         assert [used[k] for k in (service.WAITING, service.PREFILL, service.DECODE)] == [
             state.server[name].sum() for name in ("waiting", "prefilling", "decoding")
         ]
         for node in self.nodes:
-            assert all(state.job[row].leg == leg and state.job[row].node == node.node for leg, row in node.job.items())
+            assert all(jobs[row].leg == leg and jobs[row].node == node.node for leg, row in node.job.items())
             free, row = 0, node.server.free
             while row != NONE:
-                free, row = free + 1, state.job[row].after
+                free, row = free + 1, jobs[row].after
             assert free + len(node.job) == node.server.slots + node.server.queue_room
 
 
@@ -151,73 +153,73 @@ TestNodesAgainstBruteForce = NodesAgainstBruteForce.TestCase
 
 def test_a_single_token_answer_is_done_at_its_first_token() -> None:
     v = new_service(a_ns=7 * MS, b_ns=0, prefill_ns=MS, slots=1, queue_room=0)
-    submit(v, 0, 41, 100, 1, 5)
-    assert advance(v, 0, 100 * MS + 4) == (NOTHING, NONE)
-    assert next_ns(v, 0) == 100 * MS + 5
-    assert advance(v, 0, 100 * MS + 5) == (FIRST_TOKEN, 41)
-    assert advance(v, 0, 100 * MS + 5) == (DONE, 41)
-    assert next_ns(v, 0) == NEVER_NS
+    submit(v.handle, 0, 41, 100, 1, 5)
+    assert advance(v.handle, 0, 100 * MS + 4) == (NOTHING, NONE)
+    assert next_ns(v.handle, 0) == 100 * MS + 5
+    assert advance(v.handle, 0, 100 * MS + 5) == (FIRST_TOKEN, 41)
+    assert advance(v.handle, 0, 100 * MS + 5) == (DONE, 41)
+    assert next_ns(v.handle, 0) == NEVER_NS
 
 
 def test_a_prompt_slows_decoding_to_its_share_of_each_step() -> None:
     v = new_service(a_ns=10 * MS, b_ns=2 * MS, prefill_ns=MS, slots=2, queue_room=0, chunk_tok=128)
-    submit(v, 0, 1, 0, 21, 0)
-    assert advance(v, 0, 0) == (FIRST_TOKEN, 1)
-    assert next_ns(v, 0) == 20 * 12 * MS
-    submit(v, 0, 2, 256, 5, 0)
-    assert next_ns(v, 0) == 2 * (12 + 128) * MS
-    assert advance(v, 0, NEVER_NS - 1) == (FIRST_TOKEN, 2)
-    assert next_ns(v, 0) == 2 * (12 + 128) * MS + 4 * 14 * MS
+    submit(v.handle, 0, 1, 0, 21, 0)
+    assert advance(v.handle, 0, 0) == (FIRST_TOKEN, 1)
+    assert next_ns(v.handle, 0) == 20 * 12 * MS
+    submit(v.handle, 0, 2, 256, 5, 0)
+    assert next_ns(v.handle, 0) == 2 * (12 + 128) * MS
+    assert advance(v.handle, 0, NEVER_NS - 1) == (FIRST_TOKEN, 2)
+    assert next_ns(v.handle, 0) == 2 * (12 + 128) * MS + 4 * 14 * MS
 
 
 def test_a_node_with_neither_slot_nor_queue_room_refuses_and_is_unchanged() -> None:
     v = new_service(a_ns=MS, b_ns=0, prefill_ns=0, slots=1, queue_room=1)
-    assert submit(v, 0, 1, 0, 9, 0) != QUEUE_FULL
-    assert submit(v, 0, 2, 0, 9, 0) != QUEUE_FULL
+    assert submit(v.handle, 0, 1, 0, 9, 0) != QUEUE_FULL
+    assert submit(v.handle, 0, 2, 0, 9, 0) != QUEUE_FULL
     before = pickle.dumps(v)
-    assert submit(v, 0, 3, 0, 9, 0) == QUEUE_FULL
+    assert submit(v.handle, 0, 3, 0, 9, 0) == QUEUE_FULL
     assert pickle.dumps(v) == before
 
 
 def test_cancelling_frees_the_slot_for_the_first_in_the_queue_at_once() -> None:
     v = new_service(a_ns=MS, b_ns=0, prefill_ns=0, slots=1, queue_room=2)
-    jobs = [submit(v, 0, leg, 0, 100, 0) for leg in (1, 2, 3)]
-    assert advance(v, 0, 0) == (FIRST_TOKEN, 1)
-    assert cancel(v, jobs[0], 40 * MS) == 32
-    assert next_ns(v, 0) == 40 * MS
-    assert advance(v, 0, 40 * MS) == (FIRST_TOKEN, 2)
-    assert cancel(v, jobs[0], 40 * MS) == NONE
+    jobs = [submit(v.handle, 0, leg, 0, 100, 0) for leg in (1, 2, 3)]
+    assert advance(v.handle, 0, 0) == (FIRST_TOKEN, 1)
+    assert cancel(v.handle, jobs[0], 40 * MS) == 32
+    assert next_ns(v.handle, 0) == 40 * MS
+    assert advance(v.handle, 0, 40 * MS) == (FIRST_TOKEN, 2)
+    assert cancel(v.handle, jobs[0], 40 * MS) == NONE
 
 
 @given(st.integers(1, 400), st.integers(0, 400 * MS), st.booleans())
 def test_receipts_are_whole_sixteens_of_what_was_delivered_or_the_whole_answer(output_tok: int, t_ns: int, fails: bool) -> None:
     v = new_service(a_ns=MS, b_ns=0, prefill_ns=0, slots=1, queue_room=0)
-    job = submit(v, 0, 7, 0, output_tok, 0)
-    advance(v, 0, 0)
+    job = submit(v.handle, 0, 7, 0, output_tok, 0)
+    advance(v.handle, 0, 0)
     delivered_tok = min(1 + t_ns // MS, output_tok)
-    receipted_tok = evict(v, 0, t_ns)[1] if fails else cancel(v, job, t_ns)
+    receipted_tok = evict(v.handle, 0, t_ns)[1] if fails else cancel(v.handle, job, t_ns)
     assert receipted_tok == (output_tok if delivered_tok == output_tok else delivered_tok - delivered_tok % RECEIPT_TOK)
 
 
 def test_a_failing_node_gives_up_its_jobs_one_by_one_and_serves_again() -> None:
     v = new_service(a_ns=MS, b_ns=0, prefill_ns=MS, slots=2, queue_room=2)
     for leg in (1, 2, 3, 4):
-        submit(v, 0, leg, 10 * (leg - 1), 100, 0)
-    assert advance(v, 0, 0) == (FIRST_TOKEN, 1)
-    gone = [evict(v, 0, 0) for _ in range(5)]
+        submit(v.handle, 0, leg, 10 * (leg - 1), 100, 0)
+    assert advance(v.handle, 0, 0) == (FIRST_TOKEN, 1)
+    gone = [evict(v.handle, 0, 0) for _ in range(5)]
     assert gone == [(1, 0), (2, 0), (3, 0), (4, 0), (NONE, 0)]
-    assert next_ns(v, 0) == NEVER_NS
-    submit(v, 0, 5, 0, 2, 9 * MS)
-    assert [advance(v, 0, 10 * MS) for _ in range(3)] == [(FIRST_TOKEN, 5), (DONE, 5), (NOTHING, NONE)]
+    assert next_ns(v.handle, 0) == NEVER_NS
+    submit(v.handle, 0, 5, 0, 2, 9 * MS)
+    assert [advance(v.handle, 0, 10 * MS) for _ in range(3)] == [(FIRST_TOKEN, 5), (DONE, 5), (NOTHING, NONE)]
 
 
 def test_jobs_that_finish_together_leave_in_order_of_submission() -> None:
     v = new_service(a_ns=MS, b_ns=MS, prefill_ns=0, slots=50, queue_room=0)
     for leg in range(50):
-        submit(v, 0, leg, 0, 10, 0)
+        submit(v.handle, 0, leg, 0, 10, 0)
     for leg in range(50):
-        assert advance(v, 0, 0) == (FIRST_TOKEN, leg)
-    assert [advance(v, 0, NEVER_NS - 1) for _ in range(50)] == [(DONE, leg) for leg in range(50)]
+        assert advance(v.handle, 0, 0) == (FIRST_TOKEN, leg)
+    assert [advance(v.handle, 0, NEVER_NS - 1) for _ in range(50)] == [(DONE, leg) for leg in range(50)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=20), st.integers(1, 3))
@@ -264,11 +266,11 @@ def test_a_long_busy_period_leaves_no_trace_on_an_empty_node() -> None:
 
 def test_utilisation_is_the_busy_area_over_slots_and_time() -> None:
     v = new_service(a_ns=MS, b_ns=0, prefill_ns=0, slots=4, queue_room=0)
-    submit(v, 0, 1, 0, 501, 0)
-    while advance(v, 0, 500 * MS)[0] != NOTHING:
+    submit(v.handle, 0, 1, 0, 501, 0)
+    while advance(v.handle, 0, 500 * MS)[0] != NOTHING:
         pass
-    accrue(v, 0, 1_000 * MS)
-    assert v.server.area_busy_ns[0] / (4 * 1_000 * MS) == 0.125
+    accrue(v.handle, 0, 1_000 * MS)
+    assert v.server["area_busy_ns"][0] / (4 * 1_000 * MS) == 0.125
 
 
 def without_compiling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -281,6 +283,24 @@ def without_compiling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         patch.setattr(jit, "jit", lambda function: function)
         spec.loader.exec_module(plain)
     assert not hasattr(plain.submit, "py_func")
+    made: dict[int, Any] = {}
+
+    def new_service(**pace: Any) -> Any:
+        state = service.new_service(**pace)
+        made[state.handle] = state
+        return state
+
+    def store(V: int, table: int, i: int, value: int) -> None:
+        made[V].heap[i] = value
+
+    parts: dict[str, Any] = {
+        "new_service": new_service,
+        "_server_at": lambda V, i: made[V].server.view(np.recarray)[i],
+        "_job_at": lambda V, i: made[V].job.view(np.recarray)[i],
+        "load": lambda V, table, i: int(made[V].heap[i]),
+        "store": store,
+    }
+    vars(plain).update(parts)
     return plain
 
 
@@ -306,8 +326,8 @@ def test_compiled_rules_equal_plain_python_to_the_bit(monkeypatch: pytest.Monkey
     compiled_node = ServiceNode(new_service(**pace))
     plain_node = ServiceNode(plain.new_service(**pace), rules=plain)
     assert run_script(compiled_node, 1) == run_script(plain_node, 1)
-    for compiled_rows, plain_rows in zip(compiled_node.state, plain_node.state, strict=True):
-        assert compiled_rows.tobytes() == plain_rows.tobytes()
+    for name, rows in compiled_node.state.tables().items():
+        assert rows.tobytes() == getattr(plain_node.state, name).tobytes()
 
 
 def test_a_pickled_node_goes_on_as_if_nothing_had_happened() -> None:

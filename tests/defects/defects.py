@@ -69,8 +69,8 @@ DEFECTS = [
     Defect(
         invariant="INV-8",
         file="lattice_core/routing.py",
-        find="word = bits(p.seed, ROUTING, r.key,",
-        replace="word = bits(p.seed, ROUTING, r.id,",
+        find="base = bits(p.seed, ROUTING, r.key,",
+        replace="base = bits(p.seed, ROUTING, r.id,",
         test=f"{KERNEL}::test_inv_8_another_user_changes_nobodys_draws",
     ),
     Defect(

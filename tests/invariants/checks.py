@@ -8,7 +8,8 @@ import numpy as np
 
 from lattice_core.invariants import check_money, check_requests
 from lattice_core.nexus import Nexus
-from lattice_core.state import FREE, HELD, NONE, OPEN, RUNNING, TIMER_BREAKER, TIMER_DEADLINE, TIMER_RESERVATION, UP
+from lattice_core.state import FREE, HELD, NONE, OPEN, RUNNING, UP
+from lattice_core.units import NEVER_NS
 
 
 def money(nexus: Nexus) -> None:
@@ -61,7 +62,7 @@ def times(nexus: Nexus) -> None:
 
 
 def tables(nexus: Nexus) -> None:
-    """Free lists, the tree of requests, the timers' heap and the groups' members are whole."""
+    """Free lists, the tree of requests, the timers and the groups' members are whole."""
     clock, requests, legs = nexus.table("clock")[0], nexus.table("requests"), nexus.table("legs")
     assert free_rows(requests, int(clock["free_request"])) == set((requests["state"] == FREE).nonzero()[0].tolist())
     assert free_rows(legs, int(clock["free_leg"])) == set((legs["id"] == 0).nonzero()[0].tolist())
@@ -77,27 +78,27 @@ def tables(nexus: Nexus) -> None:
             assert requests[child]["parent"] == row
             child = int(requests[child]["sibling"])
         assert len(children) == (requests["parent"][requests["state"] != FREE] == row).sum()
-    heap(nexus)
+    timers(nexus)
     members(nexus)
 
 
-def heap(nexus: Nexus) -> None:
-    """No timer stands before its parent in the heap, and the first still means something."""
-    timers = nexus.table("timers")[: nexus.count("timers")]
-    keys = [tuple(timer) for timer in timers.tolist()]
-    assert all(keys[(i - 1) // 2] <= keys[i] for i in range(1, len(keys)))
-    if keys:
-        _, kind, row, tag = keys[0]
-        nodes = nexus.table("nodes")
-        if kind in (TIMER_DEADLINE, TIMER_RESERVATION):
-            assert nexus.table("requests")[row]["id"] == tag
-        elif kind == TIMER_BREAKER:
-            assert nodes[row]["breaker"] == OPEN
-        else:
-            assert nodes[row]["probe_serial"] == tag
-    requests = nexus.table("requests")
-    waiting = {tag for _, kind, _, tag in keys if kind in (TIMER_DEADLINE, TIMER_RESERVATION)}
-    assert set(requests["id"][requests["state"] != FREE].tolist()) <= waiting, "each open request will end some day"
+def timers(nexus: Nexus) -> None:
+    """Each timer's agenda has its minima right, and just those have a time that are waited for."""
+    requests, nodes = nexus.table("requests"), nexus.table("nodes")
+    waiting = {
+        "breaker_timers": nodes["breaker"] == OPEN,
+        "request_timers": requests["state"] != FREE,
+        "probe_timers": nodes["status"] == UP,
+    }
+    for name, rows in waiting.items():
+        agenda = nexus.table(name)
+        capacity = len(agenda) // 2
+        assert all(agenda[i] == min(agenda[2 * i], agenda[2 * i + 1]) for i in range(1, capacity))
+        due = agenda[capacity:] != NEVER_NS
+        np.testing.assert_array_equal(due[: len(rows)], rows)
+        assert not due[len(rows) :].any()
+    ends = nexus.table("request_timers")[len(nexus.table("request_timers")) // 2 :][: len(requests)]
+    assert (ends[requests["state"] != FREE] >= requests["arrival_ns"][requests["state"] != FREE]).all()
 
 
 def members(nexus: Nexus) -> None:

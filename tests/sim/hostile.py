@@ -70,7 +70,7 @@ users:
   - name: crowd
     count: 30
     model: {chat: 3, code: 1}
-    workload: {modulated: {requests_per_day: 250000, burst: {cv: 1, period: 1m}}}
+    workload: {modulated: {requests_per_day: 250000, bursts: [{cv: 1, period: 1m}]}}
     tokens: {prompt: {median: 200, sigma: 1}, output: {median: 150, sigma: 0.8}, max_tokens: 1000}
     budget: {deposit: 0.004, wallet: 0.01, top_up: 0.003, faucet: 0.001}
     patience: {median: 3s, sigma: 1}

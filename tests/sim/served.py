@@ -1,4 +1,4 @@
-"""Networks under the reference engine for the tests: founded without a chain, with a kernel that remembers what it was told."""
+"""Networks under an engine for the tests: founded without a chain, with a kernel that remembers what it was told."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from lattice_core.events import (
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
 from lattice_core.state import KINDS
-from lattice_sim.engine import ReferenceEngine
+from lattice_sim.reference import ReferenceEngine
 
 PLAIN = parse(
     """
@@ -129,25 +129,25 @@ def founding(config: Config) -> Iterator[Event]:
             yield OfferPosted(0, node, list(config.models).index(model), p.price.input_nlai, p.price.output_nlai)
 
 
-def start(config: Config) -> tuple[ReferenceEngine, Witness]:
-    """The network of `config` at t = 0."""
+def start(config: Config, kind: type[Any] = ReferenceEngine) -> tuple[Any, Witness]:
+    """The network of `config` at t = 0 under an engine of that kind. What the compiled one serves, no witness sees."""
     nexus = Witness(config)
-    engine = ReferenceEngine(config, nexus, Records(config))
+    engine = kind(config, nexus, Records(config))
     for fact in founding(config):
         engine.tell(fact)
     return engine, nexus
 
 
-def serve(config: Config, until_ns: int) -> tuple[ReferenceEngine, Witness, pd.DataFrame]:
+def serve(config: Config, until_ns: int, kind: type[Any] = ReferenceEngine) -> tuple[Any, Witness, pd.DataFrame]:
     """The network of `config` at `until_ns`, and its requests."""
-    engine, nexus = start(config)
+    engine, nexus = start(config, kind)
     engine.run_until(until_ns)
     return engine, nexus, requests(engine)
 
 
-def requests(engine: ReferenceEngine) -> pd.DataFrame:
+def requests(engine: Any) -> pd.DataFrame:
     """All requests that have arrived, by id, as a run would write them now; the epoch ends here."""
-    engine.records.observe(0, engine.clock.now, engine.nexus, [], [], engine.busy_ns())
+    engine.records.observe(0, engine.now_ns, engine.nexus, [], [], engine.busy_ns())
     return pd.DataFrame(engine.records.columns("requests"))
 
 

@@ -17,7 +17,7 @@ def test_the_pool_is_shared_by_verified_work_up_to_what_was_burned() -> None:
     assert sum(paid[1:]) > 0
     for epoch in range(1, len(paid)):
         assert sum(paid[: epoch + 1]) <= 0.9 * sum(burned[: epoch + 1])
-    operations = [operation.name for observed in model.records._observed for operation in observed.operations]
+    operations = model.records.columns("transactions")["operation"].tolist()
     assert (operations.count("propose_bonus"), operations.count("pay_bonus")) == (4, 3)
 
 

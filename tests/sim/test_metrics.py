@@ -1,16 +1,22 @@
 """The figures of a run, against their definitions by brute force, and the page that documents them against the code."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattice_core.records import TABLES
+from lattice_core import records, request_log
+from lattice_core.config import Config
+from lattice_core.records import TABLES, Records
+from lattice_core.request_log import BIN_ERROR, add, bin_of, bounds_ns, new_request_log
+from lattice_core.units import NANO, NEVER_NS
 from lattice_sim import metrics
+from tests.sim.served import plain, start
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 
@@ -34,46 +40,69 @@ def test_gini_is_half_the_mean_difference_over_the_mean(values: np.ndarray) -> N
         assert -1e-12 <= found <= 1 - 1 / len(values) + 1e-12
 
 
-def times(rows: list[tuple[int, int]], lengths: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Requests that arrive and stay, and the epochs as a kernel would count them."""
-    ends = np.cumsum(lengths)
-    requests = pd.DataFrame(rows, columns=["arrival_ns", "end_ns"]).query("arrival_ns < @ends[-1]")
-    requests["end_ns"] += requests["arrival_ns"]
-    in_flight = [((requests["arrival_ns"] < t) & (requests["end_ns"] >= t)).sum() for t in ends]
-    requests["outcome"] = np.where(requests["end_ns"] < ends[-1], "completed", "in_flight")
-    epochs = pd.DataFrame({"start_ns": ends - lengths, "end_ns": ends, "in_flight": in_flight, "arrived": 0})
-    epochs.loc[0, "arrived"] = len(requests)
-    return requests, epochs
+@given(amounts, st.sampled_from(metrics.QUANTILES))
+def test_a_quantile_from_bins_is_within_the_error_that_a_summary_tells(values: np.ndarray, percent: int) -> None:
+    bins, counts = np.unique([bin_of(value) for value in values.tolist()], return_counts=True)
+    low_ns, high_ns = bounds_ns(bins)
+    found = metrics.binned_quantile(pd.DataFrame({"low_ns": low_ns, "high_ns": high_ns, "count": counts}), percent)
+    exact = metrics.quantile(values, percent)
+    assert exact is not None
+    assert found is not None
+    assert abs(found - exact) <= BIN_ERROR * exact <= 0.01 * exact
 
 
-some_times = st.builds(
-    times,
-    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 300)), min_size=1, max_size=30),
-    st.lists(st.integers(1, 200), min_size=1, max_size=5),
+def observed(config: Config, lengths_ns: list[int]) -> Records:
+    """A network's records after epochs of these lengths, which end whenever they do."""
+    engine, nexus = start(config)
+    for epoch, end_ns in enumerate(np.cumsum(lengths_ns).tolist()):
+        engine.run_until(end_ns)
+        engine.records.observe(epoch, end_ns, nexus, [], [])
+    return engine.records
+
+
+epoch_lengths_ns = st.lists(st.integers(1, 60 * NANO), min_size=1, max_size=5)
+busy = st.builds(
+    plain, st.fixed_dictionaries({"seed": st.integers(0, 9), "people.workload.poisson.requests_per_day": st.just(200_000)})
 )
 
 
-@given(some_times)
-def test_littles_law_holds_to_the_nanosecond(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    found = metrics.littles_law(*tables)
-    assert found["littles_law_gap_ns"] == 0
-    if len(tables[0]):
-        assert found["mean_in_flight"] == pytest.approx(found["arrivals_per_s"] * found["mean_sojourn_s"])
+@given(busy, epoch_lengths_ns, st.sampled_from([16, 10**6]))
+@settings(max_examples=20)
+def test_littles_law_holds_to_the_nanosecond_whatever_the_sample(config: Config, lengths_ns: list[int], capacity: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "new_request_log", partial(new_request_log, capacity=capacity))
+        found = observed(config, lengths_ns)
+    epochs, requests = (pd.DataFrame(found.columns(table)) for table in ("epochs", "requests"))
+    law = metrics.littles_law(epochs)
+    assert epochs["littles_law_gap_ns"].tolist() == [0] * len(epochs)
+    assert law["littles_law_gap_ns"] == 0
+    if epochs["arrived"].sum():
+        assert law["mean_in_flight"] == pytest.approx(law["arrivals_per_s"] * law["mean_sojourn_s"])
+    if found.log.every == 1:
+        ends = requests["end_ns"].where(requests["outcome"] != "in_flight", NEVER_NS)
+        for epoch in epochs.itertuples():
+            spent = np.minimum(ends, epoch.end_ns) - np.maximum(requests["arrival_ns"], epoch.start_ns)
+            assert epoch.mean_in_flight == pytest.approx(spent.clip(0).sum() / (epoch.end_ns - epoch.start_ns), abs=1e-12)
 
 
-@given(some_times, st.data())
-def test_littles_law_notices_a_request_that_the_kernel_counts_and_no_row_tells_of(
-    tables: tuple[pd.DataFrame, pd.DataFrame], data: st.DataObject
-) -> None:
-    requests, epochs = tables
-    if len(epochs) > 1:
-        epochs.loc[data.draw(st.integers(0, len(epochs) - 2)), "in_flight"] += 1
-        assert metrics.littles_law(requests, epochs)["littles_law_gap_ns"] != 0
+@pytest.mark.parametrize("times", [0, 2])
+def test_littles_law_notices_a_request_that_is_not_written_down_or_twice(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    written: list[int] = []
+
+    def faulty(*row: int) -> None:
+        written.append(row[11] - row[8])
+        for _ in range(times if len(written) == 5 else 1):
+            add(*row)
+
+    monkeypatch.setattr(request_log, "add", faulty)
+    found = observed(plain({"people.workload.poisson.requests_per_day": 200_000}), [30 * NANO] * 2)
+    assert metrics.littles_law(pd.DataFrame(found.columns("epochs")))["littles_law_gap_ns"] == (1 - times) * written[4] != 0
 
 
 def test_the_page_names_every_metric_of_a_summary_in_order() -> None:
     frames = {table: pd.DataFrame({column: [] for column in columns}) for table, columns in TABLES.items()}
-    summary = metrics.summary(*(frames[name] for name in ("epochs", "nodes", "requests", "transactions")))
+    tables = (frames[name] for name in ("epochs", "nodes", "requests", "latencies", "transactions"))
+    summary = metrics.summary(*tables, ended_for={}, every=1)
     assert _names(PAGE.partition("## Files")[0]) == list(summary)
 
 

@@ -78,6 +78,22 @@ def test_what_was_measured_of_gas_stands_beside_the_models_if_anything_was(done:
     assert unmeasured.partition("<h2>Transactions</h2>")[0] == measured.partition("<h2>Transactions</h2>")[0]
 
 
+def test_a_report_of_a_sample_says_so_wherever_it_is_one_and_counts_all(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "svg", lambda *_: b"")
+    offset = 1
+    kept = done.requests[(done.requests["request"] + offset) % 4 == 0].reset_index(drop=True)
+    about = {**done.manifest["requests"], "every": 4, "offset": offset, "kept": len(kept)}
+    sampled, whole = report(replace(done, requests=kept, manifest={**done.manifest, "requests": about})), report(done)
+    assert sampled.count("every 4th") == 4
+    assert sampled.count(" s ± 0.39%") == 2
+    assert "every 4th" not in whole
+    assert "±" not in whole
+    for name, users in done.users.groupby("population"):
+        row = f"<td>{name}</td><td>{len(users)}</td><td>{users['arrived'].sum()}</td>"
+        assert row in sampled
+        assert row in whole
+
+
 def test_a_run_that_stopped_says_so_and_why(done: Run) -> None:
     stopped = replace(done, manifest={**done.manifest, "status": "failed", "reason": "NotOracle(nexus=<1>)"})
     assert "failed after 2 of 2 epochs: NotOracle(nexus=&lt;1&gt;)" in report(stopped)

@@ -1,6 +1,8 @@
 """What a run leaves behind: whole, the same twice, and valid however it ended."""
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from lattice_core.chain.gas import load
 from lattice_core.chain.port import Receipt
 from lattice_core.config import Config, ConfigError
 from lattice_core.records import TABLES
-from lattice_sim import load_run, networks, report, run
+from lattice_core.request_log import new_request_log
+from lattice_sim import load_run, metrics, networks, report, run
 from lattice_sim.model import LatticeModel
 from lattice_sim.rundir import Draft, Run
 
@@ -112,16 +115,66 @@ def test_every_transaction_has_the_models_gas_whatever_the_chain_measured(folder
     assert list(measured["gas_used"]) == pytest.approx(list(sent["gas"][measured["transaction"]]), rel=0.02)
 
 
-def test_of_many_requests_every_kth_is_kept_and_the_manifest_says_so(
+@pytest.fixture
+def room_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "new_request_log", partial(new_request_log, capacity=8))
+
+
+@pytest.fixture
+def sample(config: Config, room_for_few: None) -> Run:
+    return run(config)
+
+
+def test_of_many_requests_every_kth_is_kept_and_the_manifest_says_which(folder: Path, sample: Run) -> None:
+    whole, about = load_run(folder).requests, sample.manifest["requests"]
+    every, offset = about["every"], about["offset"]
+    assert every > 1
+    pd.testing.assert_frame_equal(sample.requests, whole[(whole["request"] + offset) % every == 0].reset_index(drop=True))
+    assert len(sample.requests) == about["kept"]
+    assert len(whole) == about["arrived"]
+
+
+def test_every_other_table_is_the_same_whether_all_requests_are_kept_or_not(folder: Path, sample: Run) -> None:
+    whole = load_run(folder)
+    for table in TABLES:
+        if table != "requests":
+            pd.testing.assert_frame_equal(getattr(sample, table), getattr(whole, table))
+    assert sample.manifest["requests"]["reasons"] == whole.manifest["requests"]["reasons"]
+
+
+def test_a_summary_of_a_sample_is_that_of_the_whole_but_for_the_error_of_quantiles(folder: Path, sample: Run) -> None:
+    exact, found = load_run(folder).summary(), sample.summary()
+    error = found["quantile_error"]
+    assert (exact["quantile_error"], 0 < error <= 0.01) == (0, True)
+    for name, value in exact.items():
+        if re.match(r"(ttft|latency)_p", name):
+            assert found[name] == pytest.approx(value, rel=error)
+        elif name != "quantile_error":
+            assert found[name] == value
+
+
+@pytest.mark.usefixtures("room_for_few", "no_pictures")
+def test_an_interrupted_run_of_a_sample_holds_what_of_its_epochs_is_in_the_sample_then(
     config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load_run(folder).requests
-    monkeypatch.setattr(records, "MAX_REQUEST_ROWS", len(whole) // 2)
-    done = run(config)
-    every = done.manifest["requests"]["every"]
-    assert every == -(-len(whole) // (len(whole) // 2))
-    pd.testing.assert_frame_equal(done.requests, whole[::every].reset_index(drop=True))
-    assert done.summary()["arrived"] == len(whole)
+    stop_in_the_middle_of_the_second_epoch(monkeypatch)
+    done, whole = run(config), load_run(folder)
+    every, offset = (done.manifest["requests"][name] for name in ("every", "offset"))
+    arrived = whole.requests[whole.requests["arrival_ns"] < done.epochs["end_ns"].iloc[-1]]
+    sampled = arrived[(arrived["request"] + offset) % every == 0]
+    assert len(done.epochs) == 1
+    assert done.requests["request"].tolist() == sampled["request"].tolist()
+    assert (done.requests["end_ns"] <= done.epochs["end_ns"].iloc[-1]).all()
+    assert done.summary()["littles_law_gap_ns"] == 0
+
+
+def test_latencies_count_each_request_that_saw_a_first_token_and_each_that_was_completed(folder: Path) -> None:
+    done = load_run(folder)
+    for metric, values in (("ttft", metrics.ttft_ns(done.requests)), ("latency", metrics.latency_ns(done.requests))):
+        bins = done.latencies[done.latencies["metric"] == metric]
+        inside = [((row.low_ns <= values) & (values <= row.high_ns)).sum() for row in bins.itertuples()]
+        assert bins["count"].tolist() == inside
+        assert bins["count"].sum() == len(values)
 
 
 def stop_in_the_middle_of_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +286,7 @@ def test_a_draft_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("manifest", ["", "{", "[]", "{}", '{"format": "lattice-run", "version": 2}'])
+@pytest.mark.parametrize("manifest", ["", "{", "[]", "{}", '{"format": "lattice-run", "version": 1}'])
 def test_what_is_not_a_run_directory_is_refused_in_one_line(tmp_path: Path, manifest: str) -> None:
     if manifest:
         (tmp_path / "manifest.json").write_text(manifest)

@@ -6,12 +6,14 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from lattice_core.units import MAX_TOKENS, NANO
-from lattice_sim.trace import TraceError, read_trace
+from lattice_sim.trace import Trace, TraceError, header, read_trace, read_with_header, write_trace
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 GOOD = "2023-11-16 18:17:03.9799600,4808,10"
@@ -69,6 +71,7 @@ def test_what_is_written_is_what_is_read(
     assert set(trace.prompt_tok) == {tokens[0]}
     assert set(trace.output_tok) == {tokens[1]}
     assert {column.dtype for column in trace} == {np.dtype(np.int64)}
+    assert {len(column) for column in trace} == {len(t_ns)}
 
 
 def test_equal_times_other_columns_windows_line_ends_and_zones_are_allowed(tmp_path: Path) -> None:
@@ -164,3 +167,95 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None
         read_trace(str(tmp_path / "nothing.csv"))
     with pytest.raises(TraceError, match="must be a file that can be read: Is a directory"):
         read_trace(str(tmp_path))
+
+
+# Parquet
+
+
+ids = st.integers(0, 2**63 - 1)
+tokens = st.integers(1, MAX_TOKENS)
+rows = st.tuples(st.integers(0, 10**15), tokens, tokens, ids, ids, st.integers(0, MAX_TOKENS))
+
+
+def trace_of(rows: list[tuple[int, ...]]) -> Trace:
+    gaps_ns, *columns = (np.array(column, np.int64) for column in zip(*rows, strict=True))
+    return Trace(np.cumsum(gaps_ns) - gaps_ns[0], *columns)
+
+
+ONE = trace_of([(0, 5, 7, 0, 0, 0)])
+
+
+@given(rows=st.lists(rows, min_size=1, max_size=20), source=st.text(max_size=20), licence=st.text(max_size=20))
+def test_a_trace_is_read_from_parquet_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, ...]], source: str, licence: str
+) -> None:
+    trace, path = trace_of(rows), str(tmp_path_factory.getbasetemp() / "trace.parquet")
+    write_trace(path, trace, source, licence)
+    read, about = read_with_header(path)
+    assert all(np.array_equal(one, other) for one, other in zip(read, trace, strict=True))
+    assert about == header(trace, source, licence)
+    assert (about.source, about.licence) == (source, licence)
+    assert (about.requests, about.span_ns) == (len(rows), trace.t_ns[-1])
+    assert ("session" in about.columns) == trace.session.any()
+    assert read_trace(path).t_ns.tolist() == trace.t_ns.tolist()
+
+
+def test_equal_traces_are_equal_files(tmp_path: Path) -> None:
+    for name in "ab":
+        write_trace(str(tmp_path / name), ONE, "s", "l")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("t_ns", [0, 2, 1], "row 3: t_ns must not be earlier than the row before, not 1"),
+        ("t_ns", [1, 2, 3], "row 1: t_ns must begin at 0, not 1"),
+        ("t_ns", [0, 1, -1], "row 3: t_ns must be from 0 to"),
+        ("prompt_tok", [1, 0, 1], f"row 2: prompt_tok must be from 1 to {MAX_TOKENS}, not 0"),
+        ("output_tok", [1, 1, MAX_TOKENS + 1], "row 3: output_tok must be from 1 to"),
+        ("session", [0, 0, -7], "row 3: session must be from 0 to"),
+        ("reused_tok", [0, -1, 0], "row 2: reused_tok must be from 0 to"),
+        ("prefix", [0, None, 0], "must have a column prefix of int64 without nulls"),
+        ("prefix", ["a", "b", "c"], "must have a column prefix of int64 without nulls"),
+        ("prefix", None, "must have a column prefix of int64 without nulls"),
+    ],
+)
+def test_a_parquet_file_with_a_bad_value_is_refused_with_its_row(
+    tmp_path: Path, column: str, values: list[int] | None, said: str
+) -> None:
+    path = str(tmp_path / "trace.parquet")
+    write_trace(path, trace_of([(1, 1, 1, 0, 0, 0)] * 3), "s", "l")
+    table = parquet.read_table(path)
+    place = table.column_names.index(column)
+    table = table.remove_column(place) if values is None else table.set_column(place, column, pa.array(values))
+    parquet.write_table(table, path)
+    with pytest.raises(TraceError) as refused:
+        read_trace(path)
+    assert str(refused.value).startswith(f"{path}: {said}")
+
+
+def test_another_parquet_file_or_a_broken_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.parquet"
+    parquet.write_table(pa.table({"t_ns": [1]}), path)
+    with pytest.raises(TraceError, match="must be a trace of version 1 that lattice trace import wrote"):
+        read_trace(str(path))
+    write_trace(str(path), ONE, "s", "l")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TraceError, match="must be a whole Parquet file"):
+        read_trace(str(path))
+    empty = parquet.read_table(write_back(path, whole)).slice(0, 0)
+    parquet.write_table(empty, path)
+    with pytest.raises(TraceError, match="must have a request; the file has none"):
+        read_trace(str(path))
+
+
+def write_back(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="must be a place for a file: Is a directory"):
+        write_trace(str(tmp_path), ONE, "s", "l")

@@ -1,5 +1,6 @@
 """Requests arrive as the config says, wherever a run is cut and whoever else is there."""
 
+import itertools
 import json
 import math
 import pickle
@@ -14,9 +15,9 @@ from scipy import stats
 
 from lattice_core.config import Config, parse
 from lattice_core.config.quantities import MAX_DURATION_NS
-from lattice_core.streams import ARRIVALS, BURST, entity_key, exponential, gamma
+from lattice_core.streams import ARRIVALS, BURST, SILENCE, entity_key, exponential, gamma, uniform
 from lattice_core.units import DAY_NS, HOUR_NS, MINUTE_NS, NANO, NEVER_NS
-from lattice_sim.trace import TraceError, read_trace
+from lattice_sim.trace import Trace, TraceError, read_trace, write_trace
 from lattice_sim.workload import Requests, workload
 from tests.sim.test_trace import GOOD, HEADER, LATER, azure_2023_code, write
 
@@ -26,11 +27,14 @@ SIGMAS = 4.0
 
 HOURLY = [0.0, *range(1, 24)]
 POISSON = {"poisson": {"requests_per_day": 20_000}}
-BURSTY = {"modulated": {"requests_per_day": 20_000, "hourly": HOURLY, "burst": {"cv": 2.0, "period": "7m"}}}
+BURSTS = [{"cv": 2.0, "period": "7m"}, {"cv": 1.0, "period": "50s", "silent": 0.3}]
+BURSTY = {"modulated": {"requests_per_day": 20_000, "hourly": HOURLY, "bursts": BURSTS}}
+TURNS = {"poisson": {"requests_per_day": 20_000}, "sessions": {"turns": 2.5, "spread": 40.0}}
+FITTED = {"preset": "azure-2023-code", "stretch": 20.0, "scale": 2.0}
 REFERENCE = {"ttft": "1s", "itl": "40ms", "prefill_tok_s": 1000, "output_tok": 100, "price_input": 1, "price_output": 1}
 
 whole_days = st.integers(1, 3).map(lambda days: days * DAY_NS)
-rhythms = st.sampled_from([POISSON, BURSTY])
+rhythms = st.sampled_from([POISSON, BURSTY, TURNS, FITTED])
 
 
 def users(name: str = "chat", rhythm: Any = POISSON, **keys: Any) -> dict[str, Any]:
@@ -106,9 +110,23 @@ def test_a_time_that_has_passed_brings_nothing_more() -> None:
     assert source.remaining() == 0
 
 
+@given(rhythm=rhythms, most=st.lists(st.integers(1, 4000), min_size=1, max_size=5), seed=st.integers(0, 2**63 - 1))
+def test_blocks_of_any_size_are_the_same_requests(rhythm: Any, most: list[int], seed: int) -> None:
+    config = network(users(rhythm=rhythm), seed=seed)
+    source = workload(config, config.users[0])
+    blocks = []
+    for size in itertools.chain(most, itertools.repeat(5000)):
+        source = pickle.loads(pickle.dumps(source))
+        blocks.append(source.block(DAY_NS, size))
+        assert len(blocks[-1].t_ns) <= size
+        if len(blocks[-1].t_ns) == 0:
+            break
+    assert same(joined(blocks), arrivals(config))
+
+
 def test_a_long_block_is_the_sum_of_its_hours() -> None:
     """More requests than are computed at once."""
-    config = network(users(rhythm={"poisson": {"requests_per_day": 200_000}}))
+    config = network(users(rhythm={"poisson": {"requests_per_day": 200_000}}, count=1))
     source = workload(config, config.users[0])
     assert same(joined([source.until(hour * HOUR_NS) for hour in range(1, 25)]), arrivals(config))
 
@@ -167,24 +185,31 @@ def test_models_are_asked_for_by_their_weights() -> None:
     start_hour=st.floats(0, 24, exclude_max=True),
     cv=st.floats(0.05, 5),
     period_min=st.integers(1, 1440),
+    silent=st.floats(0, 1, exclude_max=True),
     seed=st.integers(0, 2**63 - 1),
 )
 def test_the_cumulated_rate_between_arrivals_is_the_stream_of_unit_exponentials(
-    start_hour: float, cv: float, period_min: int, seed: int
+    start_hour: float, cv: float, period_min: int, silent: float, seed: int
 ) -> None:
     """Exact inversion, against a plain integration of the rate."""
-    per_day = 300.0
-    rhythm = {"modulated": {"requests_per_day": per_day, "hourly": HOURLY, "burst": {"cv": cv, "period": f"{period_min}m"}}}
+    per_day, slow_ns = 300.0, 100 * MINUTE_NS
+    silent *= 1 - 1 / (1 + cv**2)  # the rest of the draws varies yet
+    bursts = [{"cv": cv, "period": f"{period_min}m", "silent": silent}, {"cv": 0.5, "period": "100m"}]
+    rhythm = {"modulated": {"requests_per_day": per_day, "hourly": HOURLY, "bursts": bursts}}
     config = network(users(rhythm=rhythm), seed=seed, sim={"start_hour": start_hour})
-    key, shape, period_ns, start_ns = entity_key("chat", -1), 1 / cv**2, period_min * MINUTE_NS, int(start_hour * HOUR_NS)
-    edges_ns = {0, DAY_NS, *range(0, DAY_NS, period_ns), *(hour * HOUR_NS - start_ns for hour in range(1, 49))}
+    key, period_ns, start_ns = entity_key("chat", -1), period_min * MINUTE_NS, int(start_hour * HOUR_NS)
+    shape = 1 / max((1 + cv**2) * (1 - silent) - 1, 1e-12)
+
+    def burst(t_ns: int) -> float:
+        fast, slow = 2 * (t_ns // period_ns), 2 * (t_ns // slow_ns) + 1
+        loud = silent == 0 or uniform(seed, SILENCE, key, fast) >= silent
+        return loud * gamma(shape, seed, BURST, key, fast) / shape / (1 - silent) * gamma(4.0, seed, BURST, key, slow) / 4
+
+    edges_ns = {0, DAY_NS, *range(0, DAY_NS, period_ns), *range(0, DAY_NS, slow_ns)}
+    edges_ns |= {hour * HOUR_NS - start_ns for hour in range(1, 49)}
     pieces = np.array(sorted(edge for edge in edges_ns if 0 <= edge <= DAY_NS))
     middles = (pieces[:-1] + pieces[1:]) // 2
-    per_ns = [
-        per_day / DAY_NS * HOURLY[(t + start_ns) // HOUR_NS % 24] / np.mean(HOURLY)
-        * gamma(shape, seed, BURST, key, t // period_ns) / shape
-        for t in middles.tolist()
-    ]  # fmt: skip
+    per_ns = [per_day / DAY_NS * HOURLY[(t + start_ns) // HOUR_NS % 24] / np.mean(HOURLY) * burst(t) for t in middles.tolist()]
     cumulated = np.concatenate([[0.0], np.cumsum(np.array(per_ns) * np.diff(pieces))])
     t_ns = arrivals(config).t_ns
     due = np.cumsum([exponential(seed, ARRIVALS, key, i) for i in range(len(t_ns) + 1)])
@@ -221,7 +246,7 @@ def test_arrivals_follow_the_hours_of_the_day_from_the_starting_hour_on(start_ho
 
 def test_bursts_have_mean_one_and_the_given_variation_over_each_period() -> None:
     cv, periods, mean = 0.8, 6 * 1440, 50.0
-    rhythm = {"modulated": {"requests_per_day": mean * 1440, "burst": {"cv": cv, "period": "1m"}}}
+    rhythm = {"modulated": {"requests_per_day": mean * 1440, "bursts": [{"cv": cv, "period": "1m"}]}}
     t_ns = arrivals(network(users(rhythm=rhythm)), periods * MINUTE_NS).t_ns
     counts = np.bincount(t_ns // MINUTE_NS, minlength=periods)
     negative_binomial = stats.nbinom(1 / cv**2, 1 / (1 + mean * cv**2))  # Poisson of a gamma
@@ -239,13 +264,134 @@ def test_bursts_spread_the_minutes_further_than_poisson_does() -> None:
         return counts.var() / counts.mean()
 
     assert abs(dispersion(POISSON) - 1) < SIGMAS * math.sqrt(2 / 1440)
-    assert dispersion({"modulated": {"requests_per_day": 20_000, "burst": {"cv": 0.5, "period": "5m"}}}) > 2
+    assert dispersion({"modulated": {"requests_per_day": 20_000, "bursts": [{"cv": 0.5, "period": "5m"}]}}) > 2
 
 
 def test_extreme_bursts_neither_hang_nor_overflow() -> None:
-    for cv in (1e-300, 100.0):
-        rhythm = {"modulated": {"requests_per_day": 2000, "burst": {"cv": cv, "period": "1h"}}}
+    for burst in ({"cv": 1e-300}, {"cv": 100.0}, {"cv": 100.0, "silent": 0.9999}):
+        rhythm = {"modulated": {"requests_per_day": 2000, "bursts": [burst | {"period": "1h"}] * 3}}
         assert (np.diff(arrivals(network(users(rhythm=rhythm)), 30 * DAY_NS).t_ns) >= 0).all()
+
+
+# Scaling keeps burstiness
+
+
+BURST_SET = [
+    {"cv": 0.5, "period": "0.7s", "silent": 0.1},
+    {"cv": 1.2, "period": "7s", "silent": 0.4},
+    {"cv": 1, "period": "70s"},
+]
+
+
+@given(
+    stretch=st.integers(10, 20_000).map(lambda thousandths: thousandths / 1000),  # so that periods are whole ns
+    bursts=st.lists(st.sampled_from(BURST_SET), max_size=3),
+    per_day=st.floats(1_000, 50_000),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_a_stretched_workload_is_the_same_requests_at_stretched_times(
+    stretch: float, bursts: list[dict[str, Any]], per_day: float, seed: int
+) -> None:
+    """So that the index of dispersion over w is now the one over w · stretch."""
+    rhythm = {"modulated": {"requests_per_day": per_day, "bursts": bursts}}
+    plain = arrivals(network(users(rhythm=rhythm), seed=seed), HOUR_NS)
+    stretched = arrivals(network(users(rhythm=rhythm | {"stretch": stretch}), seed=seed), int(HOUR_NS * stretch))
+    count = min(len(plain.t_ns), len(stretched.t_ns))
+    assert abs(len(plain.t_ns) - len(stretched.t_ns)) <= 1
+    assert (abs(stretched.t_ns[:count] - plain.t_ns[:count] * stretch) <= 1_000 * max(1, stretch)).all()
+    assert same(*(Requests(*(column[:count] for column in r))._replace(t_ns=plain.t_ns[:count]) for r in (plain, stretched)))
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+def test_a_scaled_workload_keeps_the_relative_variance_of_its_rate(scale: float) -> None:
+    """(IDC(w) − 1)/mean count in w stays. The bursts' draws stay too, so that little chance is left between the two."""
+    rhythm = {"modulated": {"requests_per_day": 200_000, "bursts": BURST_SET}}
+
+    def relative_variance(rhythm: Any, window_s: int) -> float:
+        t_ns = arrivals(network(users(rhythm=rhythm)), 4 * DAY_NS).t_ns
+        counts = np.bincount(t_ns // (window_s * NANO), minlength=4 * 86_400 // window_s)
+        return (counts.var() / counts.mean() - 1) / counts.mean()
+
+    for window_s in (1, 10, 60):
+        plain, scaled = relative_variance(rhythm, window_s), relative_variance(rhythm | {"scale": scale}, window_s)
+        assert scaled == pytest.approx(plain, rel=0.05)
+        assert plain > 0.5
+
+
+def test_a_stretched_trace_is_a_slowed_one(tmp_path: Path) -> None:
+    path = write(tmp_path, HEADER, GOOD, LATER)
+    config = network(users(rhythm={"trace": path, "stretch": 2.0}))
+    assert arrivals(config).t_ns.tolist() == [0, 104_000_000]
+    assert same(arrivals(config), arrivals(replay(path, 0.5)))
+
+
+# Who turns to whom again
+
+
+@given(turns=st.floats(0.1, 8), spread=st.floats(0, 200), count=st.integers(1, 500), seed=st.integers(0, 2**63 - 1))
+def test_the_turns_of_a_session_have_one_user_one_model_and_one_prefix(
+    turns: float, spread: float, count: int, seed: int
+) -> None:
+    rhythm = {"poisson": {"requests_per_day": 5000}, "sessions": {"turns": turns, "spread": spread}}
+    requests = arrivals(network(users(rhythm=rhythm, count=count), seed=seed))
+    assert (requests.session > 0).all()
+    assert np.array_equal(requests.session, requests.prefix)
+    of_session = np.stack([requests.session, requests.user, requests.model])
+    assert len(np.unique(of_session, axis=1)[0]) == len(np.unique(requests.session))
+    rows: dict[int, list[int]] = {}
+    for row, session in enumerate(requests.session.tolist()):
+        rows.setdefault(session, []).append(row)
+    assert all(taken[-1] - taken[0] <= spread + turns for taken in rows.values())
+
+
+def test_sessions_have_poisson_turns_of_the_given_mean() -> None:
+    session = arrivals(network(users(rhythm=TURNS)), 5 * DAY_NS).session[100:-100]
+    seen = np.bincount(np.unique(session, return_counts=True)[1], minlength=12)[1:12]
+    law = stats.poisson(2.5).pmf(np.arange(1, 12))
+    expected = law / law.sum() * seen.sum()
+    assert abs(seen.sum() / (len(session) / 2.5 * (1 - math.exp(-2.5))) - 1) < 0.02
+    assert (abs(seen - expected) <= SIGMAS * np.sqrt(expected) + 5).all()
+
+
+def test_two_populations_never_share_a_session() -> None:
+    config = network(users(rhythm=TURNS), users("api", TURNS))
+    assert not set(arrivals(config).session) & set(arrivals(config, population=1).session)
+    assert not arrivals(network(users())).session.any()
+    assert not arrivals(network(users())).prefix.any()
+
+
+def test_a_trace_brings_its_sessions_and_prefixes(tmp_path: Path) -> None:
+    path = str(tmp_path / "trace.parquet")
+    column = [np.array(values, np.int64) for values in ([0, 1, 2, 3], [1] * 4, [1] * 4, [5, 0, 5, 6], [7, 7, 0, 8], [0] * 4)]
+    write_trace(path, Trace(*column), "s", "l")
+    first, second = (arrivals(network(users("a", {"trace": path}), users("b", {"trace": path})), population=n) for n in (0, 1))
+    assert first.session[0] == first.session[2] > 0 == first.session[1]
+    assert len(set(first.session) & set(second.session)) == 1, "none but the 0"
+    assert first.prefix.tolist() == second.prefix.tolist() == [7, 7, 0, 8]
+    assert first.user[0] == first.user[2]
+
+
+# A preset
+
+
+def test_a_preset_brings_lengths_which_a_population_may_replace() -> None:
+    bare, shorter = {"max_tokens": 2000}, {"max_tokens": 2000, "output": 9}
+    plain, other = (arrivals(network(users(rhythm=FITTED, tokens=tokens, model="large"))) for tokens in (bare, shorter))
+    assert set(other.output_tok) == {9}
+    assert np.array_equal(plain.t_ns, other.t_ns)
+    assert np.array_equal(plain.prompt_tok, other.prompt_tok)
+    assert (plain.prompt_tok.min(), plain.prompt_tok.max()) == (3, 7437)
+
+
+@given(seed=st.integers(0, 2**63 - 1))
+def test_lengths_by_quantiles_have_the_given_shares(seed: int) -> None:
+    points = {"share": [0, 0.25, 0.25, 0.5, 1], "tok": [4.5, 8.5, 99.5, 120.5, 1000.5]}
+    tokens = {"prompt": {"quantiles": points}, "output": {"quantiles": points}, "max_tokens": 1001}
+    requests = arrivals(network(users(tokens=tokens, model="large"), seed=seed), 3 * HOUR_NS)
+    for lengths in (requests.prompt_tok, requests.output_tok):
+        assert 5 <= lengths.min() <= lengths.max() <= 1000
+        for most, share in ((8, 0.25), (99, 0.25), (120, 0.5), (346, 0.7493)):
+            assert stats.binomtest(int((lengths <= most).sum()), len(lengths), share).pvalue > ONE_IN_A_MILLION
 
 
 # How long

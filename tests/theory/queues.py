@@ -6,7 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_core.service import DONE, FIRST_TOKEN, Service, advance, next_ns, submit
+from lattice_core.directory import Handle
+from lattice_core.service import DONE, FIRST_TOKEN, advance, next_ns, submit
 from lattice_core.streams import ARRIVALS, TOKENS, exponential
 from lattice_core.units import NEVER_NS
 
@@ -74,7 +75,7 @@ def erlang_c_wait(servers: int, load: float) -> float:
 
 
 @numba.njit
-def serve(v: Service, node: int, arrival_ns: Column, prompt_tok: Column, output_tok: Column) -> tuple[Column, Column]:
+def serve(V: Handle, node: int, arrival_ns: Column, prompt_tok: Column, output_tok: Column) -> tuple[Column, Column]:
     """Run customers through an empty node whose queue holds them all: first-token and completion times in ns.
 
     At one time the node's own events go first. Not cached on disk: a cached caller would not see a change of the service model.
@@ -83,12 +84,12 @@ def serve(v: Service, node: int, arrival_ns: Column, prompt_tok: Column, output_
     done_ns = np.zeros(len(arrival_ns), np.int64)
     arrived = 0
     while True:
-        due_ns = next_ns(v, node)
+        due_ns = next_ns(V, node)
         if arrived < len(arrival_ns) and arrival_ns[arrived] < due_ns:
-            submit(v, node, arrived, prompt_tok[arrived], output_tok[arrived], arrival_ns[arrived])
+            submit(V, node, arrived, prompt_tok[arrived], output_tok[arrived], arrival_ns[arrived])
             arrived += 1
         elif due_ns < NEVER_NS:
-            code, leg = advance(v, node, due_ns)
+            code, leg = advance(V, node, due_ns)
             if code == FIRST_TOKEN:
                 first_ns[leg] = due_ns
             elif code == DONE:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lattice_core import service
 from tests.theory.brute_node import DONE, FIRST_TOKEN
 
@@ -19,11 +21,11 @@ class ServiceNode:
 
     @property
     def server(self) -> Any:
-        return self.state.server[self.node]
+        return self.state.server.view(np.recarray)[self.node]
 
     def submit(self, leg: int, prompt_tok: int, output_tok: int, t_ns: int) -> bool:
         self.run_to(t_ns)
-        job = self.rules.submit(self.state, self.node, leg, prompt_tok, output_tok, t_ns)
+        job = self.rules.submit(self.state.handle, self.node, leg, prompt_tok, output_tok, t_ns)
         if job != service.QUEUE_FULL:
             self.job[leg] = job
         return job != service.QUEUE_FULL
@@ -31,7 +33,7 @@ class ServiceNode:
     def cancel(self, leg: int, t_ns: int) -> int:
         """Tokens receipted."""
         self.run_to(t_ns)
-        return self.rules.cancel(self.state, self.job.pop(leg), t_ns)
+        return self.rules.cancel(self.state.handle, self.job.pop(leg), t_ns)
 
     def fail(self, t_ns: int) -> dict[int, int]:
         """Tokens receipted by leg; the node is empty."""
@@ -39,15 +41,15 @@ class ServiceNode:
         self.job.clear()
         receipted_tok = {}
         while True:
-            leg, tokens = self.rules.evict(self.state, self.node, t_ns)
+            leg, tokens = self.rules.evict(self.state.handle, self.node, t_ns)
             if leg == service.NONE:
                 return receipted_tok
             receipted_tok[leg] = tokens
 
     def run_to(self, t_ns: int) -> None:
-        while (due_ns := self.rules.next_ns(self.state, self.node)) <= t_ns:
-            code, leg = self.rules.advance(self.state, self.node, due_ns)
+        while (due_ns := self.rules.next_ns(self.state.handle, self.node)) <= t_ns:
+            code, leg = self.rules.advance(self.state.handle, self.node, due_ns)
             if code == service.DONE:
                 del self.job[leg]
             self.events.append((due_ns, FIRST_TOKEN if code == service.FIRST_TOKEN else DONE, leg))
-        self.rules.accrue(self.state, self.node, t_ns)
+        self.rules.accrue(self.state.handle, self.node, t_ns)

@@ -45,7 +45,7 @@ def test_waits_equal_the_kiefer_wolfowitz_recursion_customer_by_customer(servers
     trace = write_trace(tmp_path, arrival_ns, np.ones_like(service_tok), service_tok + 1)
     station = {"node.slots": servers, "node.queue": CUSTOMERS, "node.hardware": {"a": "7ms", "b": 0, "prefill_tok_s": 1000}}
     engine, _ = start(plain({**PATIENT, **station, "people.workload": {"trace": trace}}))
-    engine.service.server.prefill_ns[:] = 0.0
+    engine.service.server["prefill_ns"] = 0.0
     engine.run_until(int(done_ns.max()) + 1)
     served = requests_of(engine)
     assert (served["outcome"] == "completed").all()

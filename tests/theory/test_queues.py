@@ -23,8 +23,8 @@ def answer_only(
 ) -> tuple[Column, Column, int, int]:
     """First-token and completion times, ∫ jobs dt and ∫ slots dt, of answers that take `service_tok` tokens and no prompt."""
     v = new_service(a_ns, b_ns, prefill_ns=1_000_000, slots=slots, queue_room=len(arrival_ns))
-    first_ns, done_ns = serve(v, 0, arrival_ns, np.zeros_like(arrival_ns), service_tok + 1)
-    return first_ns, done_ns, int(v.server.area_system_ns[0]), int(v.server.area_busy_ns[0])
+    first_ns, done_ns = serve(v.handle, 0, arrival_ns, np.zeros_like(arrival_ns), service_tok + 1)
+    return first_ns, done_ns, int(v.server["area_system_ns"][0]), int(v.server["area_busy_ns"][0])
 
 
 @pytest.mark.parametrize("load", [0.5, 0.9, 0.99])

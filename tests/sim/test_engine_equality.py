@@ -1,0 +1,163 @@
+"""INV-6: the compiled engine does what the reference does, to the bit, in any network that Hypothesis thinks of."""
+
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numba.core import event
+
+from lattice_core.config.network import POLICIES
+
+from lattice_core.events import BatchConfirmed, BatchFailed, CloseEpoch
+from lattice_core.invariants import check
+from lattice_core.nexus import Nexus
+from lattice_core.records import Records
+from lattice_core.state import FREE, REASONS
+from lattice_core.units import MINUTE_NS, NEVER_NS
+from lattice_sim.compiled import CompiledEngine
+from lattice_sim.reference import ReferenceEngine
+from lattice_sim.simulate import run
+from tests.sim.any_network import EPOCH_NS, EPOCHS, Network, networks
+from tests.sim.hostile import hostile
+from tests.sim.served import plain, serve
+
+EXAMPLES = 6 * settings().max_examples
+
+_GROWN = {"requests": ("state", FREE), "legs": ("id", 0)}
+"""Tables with free rows, and how one reads: engines make room at other times, so that free rows differ in number and links."""
+
+_FREE_LISTS = ("free_request", "free_leg")
+
+
+def founded(kind: type[Any], network: Network) -> Any:
+    """The network at t = 0 under that engine."""
+    engine = kind(network.config, Nexus(network.config), Records(network.config))
+    for fact in network.facts():
+        engine.tell(fact)
+    network.plan(engine._workloads)
+    return engine
+
+
+def kernel(nexus: Nexus) -> dict[str, bytes]:
+    """Every bit of the kernel's tables that means something."""
+    tables = {name: nexus.table(name) for name in nexus._state.tables()}
+    for name, (column, free) in _GROWN.items():
+        rows, used = tables[name], np.flatnonzero(tables[name][column] != free)
+        rows["next_free"] = 0
+        tables[name], tables[f"{name} in use"] = rows.view(np.uint8).reshape(len(rows), -1)[used], used
+    for name in _FREE_LISTS:
+        tables["clock"][name] = 0
+    for name in [name for name in tables if name.endswith("_timers")]:
+        times_ns = tables[name][len(tables[name]) // 2 :]
+        tables[name] = np.flatnonzero(times_ns != NEVER_NS)
+        tables[f"{name} due"] = times_ns[tables[name]]
+    return {name: rows.tobytes() for name, rows in tables.items()}
+
+
+def service(engine: Any) -> dict[str, bytes]:
+    """The nodes, each brought up to now."""
+    engine.busy_ns()
+    return {name: rows.tobytes() for name, rows in engine.service.tables().items()}
+
+
+def log(engine: Any) -> dict[str, bytes]:
+    """All rows and histograms of the requests that have ended."""
+    tables = engine.records.log.tables()
+    tables["rows"] = tables["rows"][: tables["tally"][0]["kept"]]
+    return {name: rows.tobytes() for name, rows in tables.items()}
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    assert a.nexus.digest() == b.nexus.digest()
+    for view in (lambda engine: kernel(engine.nexus), service, log):
+        one, other = view(a), view(b)
+        assert one.keys() == other.keys()
+        assert [name for name in one if one[name] != other[name]] == []
+    assert a.now_ns == b.now_ns
+    assert a.busy_ns().tolist() == b.busy_ns().tolist()
+    assert a.system_ns().tolist() == b.system_ns().tolist()
+    assert a.beyond_horizon() == b.beyond_horizon()
+
+
+def settle(engine: Any, epoch: int) -> None:
+    """The epoch ends: of its batches the chain takes one, refuses one, skips a user of one and loses one, in turn."""
+    engine.tell(CloseEpoch(engine.now_ns, epoch))
+    submissions, engine.submissions = engine.submissions, []
+    for number, submission in enumerate(submissions):
+        batch, t_ns = submission.batch, engine.now_ns
+        if number % 4 == 1:
+            engine.tell(BatchFailed(t_ns, batch.chunk, batch.epoch))
+        elif number % 4 != 3:
+            skipped = tuple(batch.users[:1].tolist()) if number % 4 == 2 else ()
+            engine.tell(BatchConfirmed(t_ns, batch.chunk, batch.epoch, skipped))
+
+
+HAPPENS = {
+    "", "node_down", "bond_too_low", "boundary", "breaker_open", "newcomer_cap", "busy", "price_above_cap", "no_funds",
+    "bad_score", "context_too_long", "deadline", "reservation_expired", "client_left", "node_lost", "node_refused",
+}  # fmt: skip
+"""How requests of honest users end: reasons, and none for the completed."""
+
+
+def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
+    reasons, policies = np.zeros(len(REASONS), np.int64), set()
+
+    @settings(max_examples=EXAMPLES)
+    @given(network=networks())
+    def both(network: Network) -> None:
+        reference, compiled = founded(ReferenceEngine, network), founded(CompiledEngine, network)
+        for epoch in range(EPOCHS):
+            for t_ns in (epoch * EPOCH_NS + EPOCH_NS // 3, (epoch + 1) * EPOCH_NS):
+                for engine in (reference, compiled):
+                    engine.run_until(t_ns)
+            for engine in (reference, compiled):
+                settle(engine, epoch)
+            assert_equal(reference, compiled)
+        check(compiled.nexus)
+        reasons[:] += compiled.records.log.reasons
+        policies.add(network.config.routing.policy)
+
+    both()
+    assert {REASONS[reason] for reason in np.flatnonzero(reasons)} == HAPPENS
+    assert policies > set(POLICIES)
+
+
+@pytest.mark.parametrize("policy", ["score_sampled", "sticky"])
+def test_inv_6_runs_of_both_engines_with_the_chain_write_the_same_files(policy: str, tmp_path: Path) -> None:
+    """Every Parquet file, byte by byte."""
+    for engine in ("reference", "compiled"):
+        config = hostile({"sim.engine": engine, "routing.policy": policy, "chain.backend": "revm"})
+        assert run(config, out=tmp_path / engine).status == "complete"
+    reference, compiled = (
+        {path.name: path.read_bytes() for path in (tmp_path / engine).glob("*.parquet")} for engine in ("reference", "compiled")
+    )
+    assert reference.keys() == compiled.keys() > {"requests.parquet", "epochs.parquet", "nodes.parquet"}
+    assert [name for name in reference if reference[name] != compiled[name]] == []
+
+
+OWN_POLICY = """
+from lattice_core.routing import policy
+
+@policy(candidates=5)
+def own(o, r, w):
+    return o.quality * 0.{seed} - o.load
+"""
+
+
+def test_a_new_policy_recompiles_nothing_of_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop calls a score through its address: of all of numba's functions, none gets another signature."""
+    serve(plain({}), MINUTE_NS, CompiledEngine)
+    monkeypatch.syspath_prepend(tmp_path)
+    compiled: list[object] = []
+    with event.install_recorder("numba:compile") as recorder:
+        for seed in (1, 2):
+            (tmp_path / f"own_{seed}.py").write_text(OWN_POLICY.format(seed=seed))
+            engine, _, served = serve(plain({"routing.policy": f"own_{seed}:own"}), MINUTE_NS, CompiledEngine)
+            assert (served["outcome"] == "completed").any()
+        compiled = [record for _, record in recorder.buffer]
+        assert compiled == []
+        numba.njit(lambda x: x + 1)(1)
+        assert len(recorder.buffer) > 0, "a compilation would have been seen"
