@@ -5,9 +5,14 @@ import argparse
 from lattice_core.config import Config
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """`CONFIG` and `--set`."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file of a network, or the name of one that ships with lattice")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs=None if required else "?",
+        help="YAML file of a network, or the name of one that ships with lattice",
+    )
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",

@@ -21,7 +21,7 @@ def wait_ns(seed: int, subsystem: int, key: int, index: int, mean_ns: int) -> in
 
 @jit
 def day_start_ns(seed: int, key: int, start_ns: int, jitter_ns: int, midnight_ns: int) -> int:
-    """When a node with daily hours first comes, on a clock that begins so long after midnight: `start_ns`, with its own shift."""
+    """When a node with daily hours first comes, on a clock that begins so long after midnight: `start_ns` and its shift."""
     shift = 2.0 * uniform(seed, AVAILABILITY, key, 0) - 1.0
     return (start_ns + int(shift * float(jitter_ns)) - midnight_ns) % DAY_NS
 

@@ -19,26 +19,30 @@ from numba.extending import intrinsic
 
 
 def jit[F: Callable[..., Any]](function: F) -> F:
-    """Compile a scalar rule. The result is cached; `.py_func` is the Python original.
+    """Compile a scalar rule. The result is cached; `.py_func` is the Python original."""
+    return cast(F, cached(_compiled(function)))
 
-    Compiled callers get one version of it, whatever the width of their integers and whether they are constants: numba would
-    make one for each, and compile twice as long.
+
+def inlined[F: Callable[..., Any]](function: F) -> F:
+    """`jit`, and always compiled into its callers: for what happens to each candidate, or is called in one place only."""
+    return cast(F, cached(_compiled(function, forceinline=True)))
+
+
+def _compiled(function: Callable[..., Any], **options: bool) -> Any:
+    """The numba function of which compiled callers get one version, whatever the width of their integers.
+
+    Numba would compile one for each width, and for each constant.
     """
-    compiled = numba.njit(error_model="numpy")(function)
+    compiled = numba.njit(error_model="numpy", **options)(function)
     template = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: template([_wide(kind) for kind in args], kws)
-    return cast(F, cached(compiled))
+    return compiled
 
 
 def _wide(kind: Any) -> Any:
     """int64 for any signed integer type, and no type of a single value."""
     kind = numba.types.unliteral(kind)
     return numba.int64 if isinstance(kind, numba.types.Integer) and kind.signed else kind
-
-
-def inlined[F: Callable[..., Any]](function: F) -> F:
-    """`jit`, and always compiled into its callers: for what a decision does for each candidate."""
-    return cast(F, cached(numba.njit(error_model="numpy", forceinline=True)(function)))
 
 
 def cached(compiled: Any) -> Any:

@@ -19,6 +19,14 @@ class Merits:
         self._exponents = exponents
         self._seen: Rows | None = None
 
+    def save(self) -> Rows | None:
+        """What it has seen of the nodes, for `load`."""
+        return self._seen
+
+    def load(self, saved: Rows | None) -> None:
+        """Weigh from there on."""
+        self._seen = saved
+
     def weigh(self, nexus: Nexus, t_ns: int) -> list[int]:
         """The weights of all nodes as an oracle posts them, all 0 if nobody did anything."""
         nodes = nexus.table("nodes")

@@ -109,7 +109,7 @@ class Nexus:
         self.clusters = (None, *(cluster.name for cluster in config.clusters))
         self.policy = load_policy(config.routing.policy)
         self._score = self.policy.address
-        self._state = _initial(config, self.policy, nexus)
+        self.state = _initial(config, self.policy, nexus)
         self._rows: dict[int, int] = {}
         self._events = 0
         self._journal, self._decisions = journal, decisions
@@ -125,8 +125,8 @@ class Nexus:
             now_ns = self.count("now_ns")
             self._journal(event_line(event if event.t_ns >= now_ns else event._replace(t_ns=now_ns)))
         self._events += 1
-        if lacks_room(self._state.handle):
-            self._state.make_request_room()
+        if lacks_room(self.state.handle):
+            self.state.make_request_room()
         count = _RULES[type(event)](self, event)
         commands = self._commands(count) if count else ()
         if self._decisions is not None:
@@ -136,7 +136,7 @@ class Nexus:
 
     def snapshot(self) -> bytes:
         """All that the kernel knows, to be restored later and elsewhere."""
-        return snapshot.dump(self._state.tables(), self._events, self.config.sha256())
+        return snapshot.dump(self.state.tables(), self._events, self.config.sha256())
 
     @classmethod
     def restore(cls, config: Config, blob: bytes) -> Self:
@@ -158,21 +158,38 @@ class Nexus:
         nexus._rows = {int(requests[row]["id"]): row for row in np.flatnonzero(requests["state"] != FREE).tolist()}
         return nexus
 
+    def revise(self, config: Config) -> None:
+        """Go on under a config that differs in its seed and its routing only: from here on these, for what was before those.
+
+        ValueError if the routing policy cannot be loaded. A policy of another name begins without memory.
+        """
+        policy = load_policy(config.routing.policy)
+        fresh = _initial(config, policy, int(self._state.params[0]["nexus"]))
+        anew = ("params", "weights") if config.routing.policy == self.config.routing.policy else ("params", "weights", "memory")
+        for name in anew:
+            self._state.put(name, getattr(fresh, name))
+        self.config, self.policy, self._score = config, policy, policy.address
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether someone keeps its events or its commands."""
+        return self._journal is not None or self._decisions is not None
+
     def next_timer_ns(self) -> int | None:
         """When the kernel wants a `Tick`, or None."""
-        t_ns = next_timer_ns(self._state.handle)
+        t_ns = next_timer_ns(self.state.handle)
         return None if t_ns == NEVER_NS else t_ns
 
     def explain(self, request: int) -> list[Factor]:
         """The candidates of a request's decisions, in the order in which they were considered; empty once forgotten."""
-        rows = self._state.candidates
-        newest = int(self._state.clock[0]["decisions"]) % len(rows)
+        rows = self.state.candidates
+        newest = int(self.state.clock[0]["decisions"]) % len(rows)
         rows = np.roll(rows, -newest)
         return [
             Factor(
                 leg=int(row["leg"]),
                 offer=int(row["offer"]),
-                node=int(self._state.offers[row["offer"]]["node"]),
+                node=int(self.state.offers[row["offer"]]["node"]),
                 dropped=REASONS[row["reason"]],
                 chosen=bool(row["chosen"]),
                 score=float(row["score"]),
@@ -183,27 +200,27 @@ class Nexus:
 
     def digest(self) -> bytes:
         """Rolling hash of every decision and ledger entry so far: 16 bytes."""
-        clock = self._state.clock[0]
+        clock = self.state.clock[0]
         return b"".join(int(clock[lane]).to_bytes(8, "big") for lane in ("digest_a", "digest_b"))
 
     # What observers may read: copies, so that only the rules write.
 
     def table(self, name: str) -> Rows:
         """A copy of one table of the state: `nodes`, `offers`, `groups`, `accounts`, `legs`, `batches`, `clock` …"""
-        return aligned(getattr(self._state, name))
+        return aligned(getattr(self.state, name))
 
     def count(self, name: str) -> int:
         """One counter of `state.CLOCK`, such as `arrived`."""
-        return int(self._state.clock[0][name])
+        return int(self.state.clock[0][name])
 
     def reliabilities(self, t_ns: int) -> NDArray[np.float64]:
         """Share of each registered node's answers that succeed, as routing would see it at `t_ns`."""
-        found: NDArray[np.float64] = reliabilities(self._state.handle, t_ns)[self._state.nodes["key"] != 0]
+        found: NDArray[np.float64] = reliabilities(self.state.handle, t_ns)[self.state.nodes["key"] != 0]
         return found
 
     def qualities(self, t_ns: int) -> NDArray[np.float64]:
         """(α, β) of the posterior of each offer's audited quality at `t_ns`: (offers, 2)."""
-        found: NDArray[np.float64] = quality_posteriors(self._state.handle, t_ns)
+        found: NDArray[np.float64] = quality_posteriors(self.state.handle, t_ns)
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -216,7 +233,7 @@ class Nexus:
 
     def _commands(self, count: int) -> list[Command]:
         commands: list[Command] = []
-        for out in self._state.outs[:count].tolist():
+        for out in self.state.outs[:count].tolist():
             (
                 kind, outcome, reason, request, leg, node, offer,
                 account, epoch, prompt_tok, output_tok, nlai, faucet_nlai, sent_ns, first_token_ns,
@@ -240,16 +257,16 @@ class Nexus:
 
     def _batch(self, row: int) -> Chunk:
         """A pending batch as the chain takes it."""
-        params, width = self._state.params[0], len(self._state.nodes)
+        params, width = self.state.params[0], len(self.state.nodes)
         chunk, bucket = divmod(row, int(params["ring"]))
         first = chunk * int(params["chunk_users"])
-        debits = self._state.unsettled[bucket :: int(params["ring"])][first : first + int(params["chunk_users"])]
-        gross = self._state.unsettled_gross[row * width : (row + 1) * width]
+        debits = self.state.unsettled[bucket :: int(params["ring"])][first : first + int(params["chunk_users"])]
+        gross = self.state.unsettled_gross[row * width : (row + 1) * width]
         users = np.flatnonzero((debits["nlai"] > 0) | (debits["faucet_nlai"] > 0))
         nodes = np.flatnonzero((gross["nlai"] > 0) | (gross["faucet_nlai"] > 0))
         return Chunk(
             nexus=int(params["nexus"]),
-            epoch=int(self._state.batches[row]["epoch"]),
+            epoch=int(self.state.batches[row]["epoch"]),
             chunk=chunk,
             users=users + first,
             debit_purchased_nlai=debits["nlai"][users],
@@ -264,113 +281,113 @@ class Nexus:
     def _account_opened(self, e: AccountOpened) -> int:
         if not 0 <= e.account < MAX_ROWS or not 0 <= e.cluster < len(self.clusters):
             return self._ignore(e.t_ns)
-        self._state.make_account_room(e.account)
-        return facts.open_account(self._state.handle, e.account, e.key, e.cluster, e.t_ns)
+        self.state.make_account_room(e.account)
+        return facts.open_account(self.state.handle, e.account, e.key, e.cluster, e.t_ns)
 
     def _deposited(self, e: Deposited) -> int:
-        return facts.deposit(self._state.handle, e.account, e.nlai, False, e.t_ns)
+        return facts.deposit(self.state.handle, e.account, e.nlai, False, e.t_ns)
 
     def _faucet_granted(self, e: FaucetGranted) -> int:
-        return facts.deposit(self._state.handle, e.account, e.nlai, True, e.t_ns)
+        return facts.deposit(self.state.handle, e.account, e.nlai, True, e.t_ns)
 
     def _node_registered(self, e: NodeRegistered) -> int:
         if not 0 <= e.node < MAX_ROWS or not 0 <= e.kind < len(KINDS) or not 0 <= e.cluster < len(self.clusters):
             return self._ignore(e.t_ns)
-        self._state.make_node_room(e.node)
+        self.state.make_node_room(e.node)
         return facts.register_node(
-            self._state.handle, e.node, e.key, e.kind, e.cluster, e.owner, e.slots, e.queue_room, e.t_ns
+            self.state.handle, e.node, e.key, e.kind, e.cluster, e.owner, e.slots, e.queue_room, e.t_ns
         )  # fmt: skip
 
     def _offer_posted(self, e: OfferPosted) -> int:
-        nodes = self._state.nodes
+        nodes = self.state.nodes
         if not 0 <= e.node < len(nodes) or nodes[e.node]["key"] == 0 or not 0 <= e.model < len(self.models):
             return self._ignore(e.t_ns)
         node = nodes[e.node]
-        group = find_group(self._state.handle, e.model, int(node["kind"]), int(node["cluster"]))
+        group = find_group(self.state.handle, e.model, int(node["kind"]), int(node["cluster"]))
         if group == NONE:
             return self._ignore(e.t_ns)
         offer = self.count("offers")
-        self._state.make_offer_room(offer, group)
+        self.state.make_offer_room(offer, group)
         key = entity_key(self.models[e.model], int(node["key"]))
-        return facts.post_offer(self._state.handle, offer, key, e.node, group, e.price_in, e.price_out, e.t_ns)
+        return facts.post_offer(self.state.handle, offer, key, e.node, group, e.price_in, e.price_out, e.t_ns)
 
     def _bonded(self, e: Bonded) -> int:
-        return facts.set_bond(self._state.handle, e.node, e.nlai, e.t_ns)
+        return facts.set_bond(self.state.handle, e.node, e.nlai, e.t_ns)
 
     def _batch_confirmed(self, e: BatchConfirmed) -> int:
         for account in e.skipped:
-            batches.batch_skipped(self._state.handle, e.chunk, e.epoch, account, e.t_ns)
-        return batches.batch_confirmed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+            batches.batch_skipped(self.state.handle, e.chunk, e.epoch, account, e.t_ns)
+        return batches.batch_confirmed(self.state.handle, e.chunk, e.epoch, e.t_ns)
 
     def _batch_failed(self, e: BatchFailed) -> int:
-        return batches.batch_failed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+        return batches.batch_failed(self.state.handle, e.chunk, e.epoch, e.t_ns)
 
     def _batch_lapsed(self, e: BatchLapsed) -> int:
-        return batches.batch_lapsed(self._state.handle, e.chunk, e.epoch, e.t_ns)
+        return batches.batch_lapsed(self.state.handle, e.chunk, e.epoch, e.t_ns)
 
     def _voucher_presented(self, e: VoucherPresented) -> int:
-        return batches.voucher_presented(self._state.handle, e.account, e.nlai, e.t_ns)
+        return batches.voucher_presented(self.state.handle, e.account, e.nlai, e.t_ns)
 
     def _voucher_collected(self, e: VoucherCollected) -> int:
-        return batches.voucher_collected(self._state.handle, e.epoch, e.account, e.node, e.nlai, e.faucet_nlai, e.t_ns)
+        return batches.voucher_collected(self.state.handle, e.epoch, e.account, e.node, e.nlai, e.faucet_nlai, e.t_ns)
 
     def _withdrawal_requested(self, e: WithdrawalRequested) -> int:
-        return facts.request_withdrawal(self._state.handle, e.account, e.nlai, e.t_ns)
+        return facts.request_withdrawal(self.state.handle, e.account, e.nlai, e.t_ns)
 
     def _withdrawn(self, e: Withdrawn) -> int:
-        return facts.withdraw(self._state.handle, e.account, e.nlai, e.t_ns)
+        return facts.withdraw(self.state.handle, e.account, e.nlai, e.t_ns)
 
     def _node_up(self, e: NodeUp) -> int:
-        return nodes.node_up(self._state.handle, e.node, e.t_ns)
+        return nodes.node_up(self.state.handle, e.node, e.t_ns)
 
     def _node_down(self, e: NodeDown) -> int:
-        return nodes.node_down(self._state.handle, e.node, e.t_ns)
+        return nodes.node_down(self.state.handle, e.node, e.t_ns)
 
     def _arrive(self, e: Arrive) -> int:
         parent = self._rows.get(e.parent, NONE) if e.parent else NONE
-        row = int(self._state.clock[0]["free_request"])
+        row = int(self.state.clock[0]["free_request"])
         count = requests.arrive(
-            self._state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster,
+            self.state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster,
             e.privacy, e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.t_ns, self._score,
         )  # fmt: skip
-        if self._state.requests[row]["id"] == e.request:
+        if self.state.requests[row]["id"] == e.request:
             self._rows[e.request] = row
         return count
 
     def _proceed(self, e: Proceed) -> int:
         row = self._rows.get(e.request, NONE)
-        return requests.proceed(self._state.handle, row, e.request, e.prompt_tok, e.t_ns, self._score)
+        return requests.proceed(self.state.handle, row, e.request, e.prompt_tok, e.t_ns, self._score)
 
     def _first_token(self, e: FirstToken) -> int:
-        return requests.first_token(self._state.handle, e.leg, e.t_ns)
+        return requests.first_token(self.state.handle, e.leg, e.t_ns)
 
     def _progress(self, e: Progress) -> int:
-        return requests.progress(self._state.handle, e.leg, e.upto_tok, e.t_ns)
+        return requests.progress(self.state.handle, e.leg, e.upto_tok, e.t_ns)
 
     def _complete(self, e: Complete) -> int:
-        return requests.complete(self._state.handle, e.leg, e.output_tok, e.t_ns)
+        return requests.complete(self.state.handle, e.leg, e.output_tok, e.t_ns)
 
     def _fail(self, e: Fail) -> int:
-        return requests.fail(self._state.handle, e.leg, e.why, e.t_ns, self._score)
+        return requests.fail(self.state.handle, e.leg, e.why, e.t_ns, self._score)
 
     def _cancel_request(self, e: CancelRequest) -> int:
         row = self._rows.get(e.request, NONE)
-        return requests.cancel(self._state.handle, row, e.request, CLIENT_LEFT, e.t_ns)
+        return requests.cancel(self.state.handle, row, e.request, CLIENT_LEFT, e.t_ns)
 
     def _probed(self, e: Probed) -> int:
-        return nodes.probed(self._state.handle, e.node, e.serial, bool(e.ok), e.t_ns)
+        return nodes.probed(self.state.handle, e.node, e.serial, bool(e.ok), e.t_ns)
 
     def _audited(self, e: Audited) -> int:
-        return nodes.audited(self._state.handle, e.offer, bool(e.passed), float(e.weight), e.t_ns)
+        return nodes.audited(self.state.handle, e.offer, bool(e.passed), float(e.weight), e.t_ns)
 
     def _tick(self, e: Tick) -> int:
-        return requests.timer(self._state.handle, e.t_ns)
+        return requests.timer(self.state.handle, e.t_ns)
 
     def _close_epoch(self, e: CloseEpoch) -> int:
-        return batches.close_epoch(self._state.handle, e.epoch, e.t_ns)
+        return batches.close_epoch(self.state.handle, e.epoch, e.t_ns)
 
     def _ignore(self, t_ns: int) -> int:
-        return transition.ignore(self._state.handle, t_ns)
+        return transition.ignore(self.state.handle, t_ns)
 
 
 _RULES: dict[type, Callable[[Nexus, Any], int]] = {

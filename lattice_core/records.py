@@ -238,6 +238,15 @@ class Records:
         """Requests that have failed or were rejected until then, by reason."""
         return {reason: int(count) for reason, count in zip(REASONS, self._observed.reasons, strict=True) if reason and count}
 
+    def save(self) -> Any:
+        """A copy of all rows so far, as plain data, for `load`."""
+        return self.log.copy(), self._founding, self._observed
+
+    def load(self, saved: Any) -> None:
+        """Go on after the rows that records of the same nodes and users saved; the log keeps its sample."""
+        log, self._founding, self._observed = saved
+        self.log = log.copy()
+
     def begin(self, operations: Sequence[Operation], t_ns: int = 0) -> None:
         """The first epoch begins at `t_ns`, after the transactions that found the network."""
         self._founding, self._observed = operations, _Observed(t_ns)

@@ -66,6 +66,8 @@ from lattice_core.state import (
     node_at,
     offer_at,
     params,
+    prefetch_node,
+    prefetch_offer,
     request_at,
     weights,
 )
@@ -431,12 +433,31 @@ def _affinity(S: Handle, request: int) -> np.uint64:
 
 
 @inlined
-def _is_drawn(S: Handle, first: int, offer: int) -> bool:
-    """Whether this decision, whose candidates stand from `first` on, has considered `offer`."""
-    seen = False
-    for k in range(first, clock(S).decisions):
-        seen = seen or candidate_at(S, k & (DECISIONS - 1)).offer == offer
-    return seen
+def _draw(S: Handle, group: int, words: np.uint64, explore: bool) -> int:
+    """Put distinct offers of a group into the next rows of `candidates`; how many. Whoever explores gets a rare one last.
+
+    All are fetched from memory at once, before the first is looked at.
+    """
+    g, first = group_at(S, group), clock(S).decisions
+    wanted, drawn, attempts = min(params(S).candidates, g.active), 0, 0
+    while drawn < wanted and attempts < 4 * wanted:
+        attempts += 1
+        word = mix(words, attempts)
+        if explore and drawn + 1 == wanted:
+            m = member_at(S, g.start + jump_hash(word, g.rare))
+            offer, node = m.rare, m.rare_node
+        else:
+            m = member_at(S, g.start + jump_hash(word, g.active))
+            offer, node = m.active, m.active_node
+        seen = False
+        for k in range(first, first + drawn):
+            seen = seen or candidate_at(S, k & (DECISIONS - 1)).offer == offer
+        if not seen:
+            candidate_at(S, (first + drawn) & (DECISIONS - 1)).offer = offer
+            prefetch_offer(S, offer)
+            prefetch_node(S, node)
+            drawn += 1
+    return drawn
 
 
 @jit
@@ -448,25 +469,18 @@ def route(S: Handle, request: int, t_ns: int, score: int) -> int:
     g = group_at(S, r.group)
     observe_request(S, request)
     base = bits(p.seed, ROUTING, r.key, r.legs)
-    draws = bits(p.seed, ROUTING, _affinity(S, request), _NOISE) if p.sampling == STICKY else base
     fair = float(1 + fee_nlai(g.price_in, g.price_out, r.prompt_tok, r.max_tok))
     d = Decision(available_nlai(S, request), fair, mix(base, _NOISE), t_ns // p.refresh_ns + 1, decay_at(S, t_ns))
-    wanted = min(p.candidates, g.active) if p.sampling == DRAWN or p.sampling == STICKY else 0
-    explored = wanted if g.rare > 0 and p.explore > 0.0 and unit(mix(base, _EXPLORE)) < p.explore else 0
+    first, drawn, passed = k.decisions, 0, 0
+    if p.sampling == DRAWN or p.sampling == STICKY:
+        words = bits(p.seed, ROUTING, _affinity(S, request), _NOISE) if p.sampling == STICKY else base
+        drawn = _draw(S, r.group, words, g.rare > 0 and p.explore > 0.0 and unit(mix(base, _EXPLORE)) < p.explore)
     start = g.turn if p.sampling == TURN and g.turn < g.active else 0
-    first, attempts, passed = k.decisions, 0, 0
     best, best_score, best_at, reason = NONE, -math.inf, 0, NODE_DOWN if g.size > 0 else NO_SUCH_OFFER
     while True:
         place = k.decisions - first
-        if place < wanted and attempts < 4 * wanted:
-            attempts += 1
-            word = mix(draws, attempts)
-            if place + 1 == explored:
-                offer = int(member_at(S, g.start + jump_hash(word, g.rare)).rare)
-            else:
-                offer = int(member_at(S, g.start + jump_hash(word, g.active)).active)
-            if _is_drawn(S, first, offer):
-                continue
+        if place < drawn:
+            offer = int(candidate_at(S, k.decisions & (DECISIONS - 1)).offer)
         elif passed < g.active and (best == NONE or (passed > 0 and p.sampling != TURN)):
             at = start + passed
             offer = int(member_at(S, g.start + (at if at < g.active else at - g.active)).active)
@@ -501,10 +515,12 @@ def activate(S: Handle, offer: int) -> None:
     if o.position == NONE:
         o.position = g.active
         member_at(S, g.start + g.active).active = offer
+        member_at(S, g.start + g.active).active_node = o.node
         g.active += 1
     if o.rare_position == NONE and o.results < params(S).under_observed:
         o.rare_position = g.rare
         member_at(S, g.start + g.rare).rare = offer
+        member_at(S, g.start + g.rare).rare_node = o.node
         g.rare += 1
 
 
@@ -517,6 +533,7 @@ def deactivate(S: Handle, offer: int) -> None:
         g.active -= 1
         last = member_at(S, g.start + g.active).active
         member_at(S, g.start + o.position).active = last
+        member_at(S, g.start + o.position).active_node = offer_at(S, last).node
         offer_at(S, last).position = o.position
         o.position = NONE
     no_longer_rare(S, offer)
@@ -531,5 +548,6 @@ def no_longer_rare(S: Handle, offer: int) -> None:
         g.rare -= 1
         last = member_at(S, g.start + g.rare).rare
         member_at(S, g.start + o.rare_position).rare = last
+        member_at(S, g.start + o.rare_position).rare_node = offer_at(S, last).node
         offer_at(S, last).rare_position = o.rare_position
         o.rare_position = NONE

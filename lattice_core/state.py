@@ -259,7 +259,7 @@ GROUP = _dtype(
 `turn` is the place after the last choice.
 """
 
-MEMBER = _dtype(active=i4, rare=i4)
+MEMBER = _dtype(active=i4, active_node=i4, rare=i4, rare_node=i4)
 """Positions: offers that are up, and those of them that are under-observed."""
 
 REQUEST = _row(
@@ -449,8 +449,8 @@ _AT = {name: row_of(dtype, table) for table, (name, dtype) in enumerate(_TABLES.
     account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, out_at, _ask_at, candidate_at, _memory_at,
 ) = _AT.values()  # fmt: skip
 
-prefetch_node, prefetch_request, prefetch_leg, prefetch_account = (
-    prefetch_of(_TABLES[name], list(_TABLES).index(name)) for name in ("nodes", "requests", "legs", "accounts")
+prefetch_node, prefetch_offer, prefetch_request, prefetch_leg, prefetch_account = (
+    prefetch_of(_TABLES[name], list(_TABLES).index(name)) for name in ("nodes", "offers", "requests", "legs", "accounts")
 )
 
 

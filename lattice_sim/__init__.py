@@ -1,19 +1,23 @@
-"""Lattice under simulated time: `LatticeModel` is a network as a Mesa model, `run` simulates one, `load_run` reads one back."""
+"""Lattice under simulated time: `LatticeModel` is a network as a Mesa model, `run` simulates one and `resume`
+goes on with it, `load_run` reads one back."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lattice_sim.checkpoint import Checkpoint
     from lattice_sim.model import LatticeModel
     from lattice_sim.rundir import Run, load_run
-    from lattice_sim.simulate import run
+    from lattice_sim.simulate import resume, run
 
-__all__ = ["LatticeModel", "Run", "load_run", "run"]
+__all__ = ["Checkpoint", "LatticeModel", "Run", "load_run", "resume", "run"]
 
 _HOMES = {
+    "Checkpoint": "lattice_sim.checkpoint",
     "LatticeModel": "lattice_sim.model",
     "Run": "lattice_sim.rundir",
     "load_run": "lattice_sim.rundir",
+    "resume": "lattice_sim.simulate",
     "run": "lattice_sim.simulate",
 }
 

@@ -65,6 +65,14 @@ class User(mesa.Agent):
         self._asked_in: int | None = None
         self._topped_up_nlai = 0
 
+    def save(self) -> tuple[int | None, int]:
+        """What it remembers, for `load`."""
+        return self._asked_in, self._topped_up_nlai
+
+    def load(self, saved: tuple[int | None, int]) -> None:
+        """Remember that."""
+        self._asked_in, self._topped_up_nlai = saved
+
     def propose(self, view: View) -> Iterable[Action]:
         """A top-up when less than one is left; a withdrawal of what is too much, and its payment when it has thawed."""
         budget, account = self.entry.population.budget, self.entry.account
@@ -92,6 +100,14 @@ class Operator(mesa.Agent):
         self.key = entry.key
         self._claimed_ns = 0
         self._settled_nlai = 0
+
+    def save(self) -> tuple[int, int]:
+        """What it remembers, for `load`."""
+        return self._claimed_ns, self._settled_nlai
+
+    def load(self, saved: tuple[int, int]) -> None:
+        """Remember that."""
+        self._claimed_ns, self._settled_nlai = saved
 
     def propose(self, view: View) -> Iterable[Action]:
         """A claim, a day after the last one, if anything was settled since."""

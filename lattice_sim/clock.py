@@ -12,7 +12,7 @@ from typing import Any
 import simpy
 from simpy.events import NORMAL
 
-from lattice_sim.engine import MOST_STEPS, StuckError
+from lattice_sim.engine import MOST_STEPS, standstill
 
 _STARTING = (-1, 0, 0)
 
@@ -46,7 +46,7 @@ class Clock(simpy.Environment):
         t_ns, key, _, event = self._queue[0]
         self._steps = 0 if t_ns > self.now else self._steps + 1
         if self._steps > self.most_steps:
-            raise StuckError(self.now, *key[:2])  # type: ignore[index]
+            raise standstill(self.now, *key[:2])  # type: ignore[index]
         self.now = t_ns  # type: ignore[assignment]
         if type(event) is tuple:
             heappop(self._queue)

@@ -20,7 +20,7 @@ from lattice_core.records import Records
 from lattice_core.state import KINDS, NONE, PRIVACY, PUBLIC
 from lattice_core.units import DAY_NS, HOUR_NS, NANO, NEVER_NS
 from lattice_sim import loop
-from lattice_sim.engine import MOST_STEPS, NODE_CHANGE, PATIENCE, REPLY, SERVICE, StuckError
+from lattice_sim.engine import ARRIVAL, MOST_STEPS, NODE_CHANGE, REPLY, SERVICE, StuckError, standstill
 from lattice_sim.workload import workload
 
 BLOCK = 4_096
@@ -29,6 +29,8 @@ BLOCK = 4_096
 
 class CompiledEngine:
     """Serves requests until a given time, again and again; what is under way in between stays under way. Picklable."""
+
+    name = "compiled"
 
     def __init__(self, config: Config, nexus: Nexus, records: Records) -> None:
         """The network of `config` at t = 0. The kernel knows its nodes already, but none is up."""
@@ -78,7 +80,7 @@ class CompiledEngine:
         nexus, tables = self.nexus, self._tables
         while True:
             code = loop.serve(
-                nexus._state.handle, self.service.handle, tables.handle, self.records.log.handle, nexus.policy.address, t_ns
+                nexus.state.handle, self.service.handle, tables.handle, self.records.log.handle, nexus.policy.address, t_ns
             )
             if code == loop.DONE:
                 return
@@ -100,7 +102,7 @@ class CompiledEngine:
 
     def _make_room(self) -> None:
         """Room for one more request, in the kernel's tables and beside them, and for the messages of one event."""
-        state, tables = self.nexus._state, self._tables
+        state, tables = self.nexus.state, self._tables
         state.make_request_room()
         core = tables.core[0]
         if len(tables.asks) < len(state.requests):
@@ -124,7 +126,7 @@ class CompiledEngine:
             entity = first_row(self._tables.handle, list(loop.TABLES).index("changes")) >> 1
         elif rank == REPLY:
             entity = int(self._tables.messages[0]["entity"])
-        return StuckError(int(core["now_ns"]), min(rank, PATIENCE), entity)
+        return standstill(int(core["now_ns"]), ARRIVAL if rank == loop.FIRST_ARRIVAL else rank, entity)
 
     def tell(self, event: Event) -> Sequence[Command]:
         """Give the kernel an event between two calls of `run_until`, and keep the batches that it wants to settle."""
@@ -150,6 +152,21 @@ class CompiledEngine:
     def beyond_horizon(self) -> int:
         """Requests of traces that come after the last served time."""
         return sum(source.remaining() for source in self._workloads)
+
+    def save(self) -> Any:
+        """A copy of what is under way between two epochs."""
+        return self.service.copy(), self._tables.copy(), [source.position() for source in self._workloads]
+
+    def load(self, saved: Any) -> None:
+        """Go on from what an engine of the same network saved; the seed and the users' habits are this one's own."""
+        service, tables, positions = saved
+        self.service, self._tables = service.copy(), tables.copy()
+        self._tables.core["seed"] = self.config.seed
+        habits = _population_rows(self.config)
+        for name in ("max_fee_nlai", "limit_ns", "retries"):
+            self._tables.populations[name] = habits[name]
+        for source, position in zip(self._workloads, positions, strict=True):
+            source.go_to(position, self.now_ns)
 
 
 def _node_rows(nodes: Sequence[census.NodeEntry]) -> NDArray[Any]:

@@ -31,7 +31,7 @@ _EVENTS = {
     TIMER: "a timer of the Nexus fires",
     TRAVEL: "a request reaches a node",
     REPLY: "a reply reaches the Nexus",
-    ARRIVAL: "a user asks again",
+    ARRIVAL: "a user asks",
     PATIENCE: "a user leaves",
 }
 
@@ -39,17 +39,20 @@ _EVENTS = {
 class StuckError(RuntimeError):
     """Time has stopped: the same events follow each other without end. Says which."""
 
-    def __init__(self, t_ns: int, rank: int, entity: int = 0) -> None:
-        """`entity`: of the event, as far as it is a node's, or −1 − node for a node's probe."""
-        where = f" (node {entity})" if rank in (NODE_CHANGE, SERVICE) else ""
-        if rank == REPLY and entity < 0:
-            where = f" (probe of node {-1 - entity})"
-        super().__init__(f"time stands still at {t_ns} ns: again and again {_EVENTS[rank]}{where}")
+
+def standstill(t_ns: int, rank: int, entity: int) -> StuckError:
+    """Time stands still at an event of this rank. `entity`: its node where it is a node's, −1 − node where a probe's reply."""
+    where = f" (node {entity})" if rank in (NODE_CHANGE, SERVICE) else ""
+    if rank == REPLY and entity < 0:
+        where = f" (probe of node {-1 - entity})"
+    return StuckError(f"time stands still at {t_ns} ns: again and again {_EVENTS[rank]}{where}")
 
 
 class Engine(Protocol):
     """Serves requests until a given time, again and again; what is under way in between stays under way."""
 
+    name: str
+    """`compiled` or `reference`."""
     nodes: list[NodeEntry]
     submissions: list[Submit]
     """Batches that the kernel wants to settle; whoever settles them empties it."""
@@ -76,10 +79,19 @@ class Engine(Protocol):
     def beyond_horizon(self) -> int:
         """Requests of traces that come after the last served time."""
 
+    def save(self) -> Any:
+        """A copy of what is under way between two epochs, as plain data. NotImplementedError if there is no such copy."""
+
+    def load(self, saved: Any) -> None:
+        """Go on, as a fresh engine, from what one of the same network saved; seed, users' habits and kernel are one's own."""
+
 
 def engine_of(config: Config, nexus: Nexus, records: Records) -> Engine:
-    """The engine that the config names, at t = 0. The kernel knows the network's nodes already, but none is up."""
-    if config.sim.engine == "reference":
+    """The engine that the config names, at t = 0. The kernel knows the network's nodes already, but none is up.
+
+    A kernel that keeps a journal must be told each event, which only the reference engine does: it serves then.
+    """
+    if config.sim.engine == "reference" or nexus.is_recorded:
         from lattice_sim.reference import ReferenceEngine  # SimPy is not needed otherwise
 
         return ReferenceEngine(config, nexus, records)

@@ -12,10 +12,10 @@ from lattice_core import service
 from lattice_core.agenda import first_row, first_time, next_row, set_time
 from lattice_core.directory import Handle, in_lines
 from lattice_core.faults import audit_passes, day_start_ns, wait_ns
-from lattice_core.jit import jit, load, row_of, rows
+from lattice_core.jit import inlined, jit, load, row_of, rows
 from lattice_core.nodes import audited, node_down, node_up, probed
 from lattice_core.request_log import add
-from lattice_core.requests import arrive, cancel, complete, fail, first_token, leg_row, progress, timer
+from lattice_core.requests import LEG_ROW_BITS, arrive, cancel, complete, fail, first_token, progress, timer
 from lattice_core.state import (
     AUDIT,
     CANCEL,
@@ -31,10 +31,9 @@ from lattice_core.state import (
     account_at,
     clock,
     lacks_room,
-    leg_at,
-    offer_at,
     out_at,
     prefetch_account,
+    prefetch_leg,
     prefetch_node,
     prefetch_request,
     request_at,
@@ -129,6 +128,8 @@ ASK = in_lines(
     [
         ("request", i8),
         ("arrival_ns", i8),
+        ("leg", i8),  # while one is open
+        ("node", i4),  # to which that was sent
         ("account", i4),
         ("job", i4),  # at the node of its leg, once it is there
         ("prompt_tok", i4),
@@ -148,7 +149,16 @@ ASK = in_lines(
 )
 """A request as only the simulator knows it, with the answer's true length, and its leg as it stands at the node."""
 
-MESSAGE = np.dtype([("t_ns", i8), ("rank", i8), ("entity", i8), ("count", i8), ("about", i8)])
+MESSAGE = in_lines(
+    [
+        ("t_ns", i8),
+        ("rank", i8),
+        ("entity", i8),
+        ("count", i8),
+        ("ask", i8),
+        ("word", i8),  # of a failure why, of a probe's reply whether the node was well
+    ]
+)
 """What is on its way, in a heap by (time, rank, entity, count): a request to a node, a reply, a user who asks again."""
 
 TABLES: dict[str, Any] = {
@@ -178,6 +188,7 @@ _core_at, _node_at, _population_at, _ask_at, _later_at, _message_at = (
 COLUMNS = ("t_ns", "user", "model", "prompt_tok", "output_tok", "max_tok", "patience_ns", "session", "prefix")
 _T, _USER, _MODEL, _PROMPT, _OUTPUT, _MAX, _PATIENCE, _SESSION, _PREFIX = range(len(COLUMNS))
 _BLOCKS = len(TABLES)
+_LEG_ROW = (1 << LEG_ROW_BITS) - 1
 
 
 @jit
@@ -223,7 +234,7 @@ def serve(S: Handle, V: Handle, E: Handle, log: Handle, score: int, until_ns: in
             _lose_patience(S, V, E, log)
 
 
-@jit
+@inlined
 def _next(S: Handle, E: Handle) -> tuple[int, int]:
     """Time and rank of the next event: the earliest, and of those of one time the lowest rank."""
     core = _core_at(E, 0)
@@ -249,8 +260,8 @@ def _next(S: Handle, E: Handle) -> tuple[int, int]:
 # --- messages ----------------------------------------------------------------------------------------------------------------
 
 
-@jit
-def _send(E: Handle, t_ns: int, rank: int, entity: int, count: int, about: int) -> None:
+@inlined
+def _send(E: Handle, t_ns: int, rank: int, entity: int, count: int, ask: int, word: int) -> None:
     """Put a message on its way."""
     core = _core_at(E, 0)
     i = core.messages
@@ -262,14 +273,14 @@ def _send(E: Handle, t_ns: int, rank: int, entity: int, count: int, about: int) 
         _move(E, up, i)
         i = up
     m = _message_at(E, i)
-    m.t_ns, m.rank, m.entity, m.count, m.about = t_ns, rank, entity, count, about
+    m.t_ns, m.rank, m.entity, m.count, m.ask, m.word = t_ns, rank, entity, count, ask, word
 
 
-@jit
-def _receive(E: Handle) -> tuple[int, int, int, int]:
-    """Take the first message out: its rank, entity, count and what it is about."""
+@inlined
+def _receive(E: Handle) -> tuple[int, int, int, int, int]:
+    """Take the first message out: its rank, entity, count, ask and word."""
     core, first = _core_at(E, 0), _message_at(E, 0)
-    rank, entity, count, about = first.rank, first.entity, first.count, first.about
+    rank, entity, count, ask, word = first.rank, first.entity, first.count, first.ask, first.word
     core.messages -= 1
     last = _message_at(E, core.messages)
     i = 0
@@ -286,10 +297,10 @@ def _receive(E: Handle) -> tuple[int, int, int, int]:
         _move(E, child, i)
         i = child
     _move(E, core.messages, i)
-    return rank, entity, count, about
+    return rank, entity, count, ask, word
 
 
-@jit
+@inlined
 def _before(t_ns: int, rank: int, entity: int, count: int, m: Any) -> bool:
     """Whether an event comes before the message `m`."""
     if t_ns != m.t_ns:
@@ -301,39 +312,37 @@ def _before(t_ns: int, rank: int, entity: int, count: int, m: Any) -> bool:
     return count < m.count
 
 
-@jit
+@inlined
 def _move(E: Handle, source: int, target: int) -> None:
     a, b = _message_at(E, source), _message_at(E, target)
-    b.t_ns, b.rank, b.entity, b.count, b.about = a.t_ns, a.rank, a.entity, a.count, a.about
+    b.t_ns, b.rank, b.entity, b.count, b.ask, b.word = a.t_ns, a.rank, a.entity, a.count, a.ask, a.word
 
 
-@jit
+@inlined
 def _deliver(S: Handle, V: Handle, E: Handle, log: Handle, score: int) -> None:
     """The first message is there."""
-    rank, entity, count, about = _receive(E)
+    rank, entity, count, a, word = _receive(E)
     now_ns = _core_at(E, 0).now_ns
-    if rank == TRAVEL:
-        _reach(S, V, E, entity)
-    elif rank == ARRIVAL:
-        _ask_again(S, V, E, log, score, about)
+    if rank == ARRIVAL:
+        _ask_again(S, V, E, log, score, a)
     elif entity < 0:
-        _obey(S, V, E, log, probed(S, -1 - entity, count, about != 0, now_ns), NONE)
+        _obey(S, V, E, log, probed(S, -1 - entity, count, word != 0, now_ns), NONE)
+    elif _ask_at(E, a).leg != entity:
+        return  # given up on the way
+    elif rank == TRAVEL:
+        _reach(V, E, a)
+    elif count == BEGUN:
+        _ask_at(E, a).began = 1
+        set_time(E, _WAITS, a, NEVER_NS)
+        first_token(S, entity, now_ns)
+    elif count == COMPLETE:
+        _ask_at(E, a).leg = NONE
+        _obey(S, V, E, log, complete(S, entity, _ask_at(E, a).delivered_tok, now_ns), a)
     else:
-        leg = leg_row(S, entity)
-        if leg == NONE:
-            return  # given up on the way
-        a = leg_at(S, leg).request
-        ask = _ask_at(E, a)
-        if count == BEGUN:
-            ask.began = 1
-            set_time(E, _WAITS, a, NEVER_NS)
-            first_token(S, entity, now_ns)
-        elif count == COMPLETE:
-            _obey(S, V, E, log, complete(S, entity, ask.delivered_tok, now_ns), a)
-        else:
-            if count == LOST:
-                _stop_job(S, V, E, a)
-            _obey(S, V, E, log, fail(S, entity, about, now_ns, score), a)
+        if count == LOST:
+            _stop_job(S, V, E, a)
+        _ask_at(E, a).leg = NONE
+        _obey(S, V, E, log, fail(S, entity, word, now_ns, score), a)
 
 
 # --- users -------------------------------------------------------------------------------------------------------------------
@@ -356,13 +365,13 @@ def _next_arrival(E: Handle) -> None:
                 core.next_population, core.arrival_ns = p, t_ns
 
 
-@jit
+@inlined
 def _column(E: Handle, population: int, column: int, i: int) -> int:
     """A number of the population's block of arrivals."""
     return load(E, _BLOCKS + population * len(COLUMNS) + column, i)
 
 
-@jit
+@inlined
 def _arrive(S: Handle, V: Handle, E: Handle, log: Handle, score: int) -> None:
     """The next arrival: a user asks for the first time."""
     core = _core_at(E, 0)
@@ -410,7 +419,7 @@ def _ask(S: Handle, V: Handle, E: Handle, log: Handle, score: int, a: int) -> No
     population = _population_at(E, ask.population)
     core.requests += 1
     request = core.requests
-    ask.request, ask.arrival_ns, ask.job, ask.delivered_tok, ask.began = request, core.now_ns, NONE, 0, 0
+    ask.request, ask.arrival_ns, ask.leg, ask.began = request, core.now_ns, NONE, 0
     count = arrive(
         S, request, 0, NONE, ask.account, ask.account, ask.session, ask.model, load(E, _KIND_OF, ask.model),
         population.cluster, population.privacy, ask.prompt_tok, ask.max_tok, population.max_fee_nlai,
@@ -451,7 +460,7 @@ def _end(E: Handle, log: Handle, a: int, o: Any) -> None:
         later = core.free_later
         core.free_later = _later_at(E, later).next_free
         _copy(ask, _later_at(E, later))
-        _send(E, core.now_ns + RETRY_WAIT_NS, ARRIVAL, request, 0, later)
+        _send(E, core.now_ns + RETRY_WAIT_NS, ARRIVAL, request, 0, later, 0)
 
 
 # --- legs --------------------------------------------------------------------------------------------------------------------
@@ -466,68 +475,66 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
         o = out_at(S, i)
         if o.kind == DISPATCH:
             ask = _ask_at(E, a)
-            ask.job, ask.delivered_tok = NONE, 0
-            _send(E, now_ns + _node_at(E, o.node).delay_ns, TRAVEL, o.leg, 0, 0)
+            ask.leg, ask.node, ask.job, ask.delivered_tok = o.leg, o.node, NONE, 0
+            _send(E, now_ns + _node_at(E, o.node).delay_ns, TRAVEL, o.leg, 0, a, 0)
             service.prefetch(V, o.node)
         elif o.kind == STATUS:
             _end(E, log, a, o)
         elif o.kind == CANCEL:
-            job = _ask_at(E, a).job
-            if job != NONE:
-                service.cancel(V, job, now_ns)
-                _plan(V, E, o.node)
+            ask = _ask_at(E, a)
+            ask.leg = NONE
+            if ask.job != NONE:
+                service.cancel(V, ask.job, now_ns)
+                _plan(V, E, ask.node)
         elif o.kind == PROBE:
             node = _node_at(E, o.node)
-            _send(E, now_ns + 2 * node.delay_ns, REPLY, -1 - o.node, o.leg, 1 - node.broken)
+            _send(E, now_ns + 2 * node.delay_ns, REPLY, -1 - o.node, o.leg, NONE, 1 - node.broken)
         elif o.kind == AUDIT:
             ask = _ask_at(E, a)
             passed = audit_passes(core.seed, account_at(S, ask.account).key, ask.arrival_ns)
             audited(S, o.offer, passed, 1.0, now_ns)
 
 
-@jit
-def _reach(S: Handle, V: Handle, E: Handle, leg: int) -> None:
+@inlined
+def _reach(V: Handle, E: Handle, a: int) -> None:
     """The node takes the request, or refuses it, or is not there."""
-    row = leg_row(S, leg)
-    if row == NONE:
-        return  # given up on the way
-    to = offer_at(S, leg_at(S, row).offer).node
-    node, why = _node_at(E, to), NODE_LOST
-    now_ns = _core_at(E, 0).now_ns
+    ask, now_ns = _ask_at(E, a), _core_at(E, 0).now_ns
+    node, why = _node_at(E, ask.node), NODE_LOST
     if node.broken == 0:
-        ask = _ask_at(E, leg_at(S, row).request)
-        job = service.submit(V, to, leg, ask.prompt_tok, ask.output_tok, now_ns)
+        job = service.submit(V, ask.node, a, ask.prompt_tok, ask.output_tok, now_ns)
         if job != service.QUEUE_FULL:
             ask.job = job
-            _plan(V, E, to)
+            _plan(V, E, ask.node)
             return
         why = NODE_REFUSED
-    _send(E, now_ns + node.delay_ns, REPLY, leg, FAILED, why)
+    _send(E, now_ns + node.delay_ns, REPLY, ask.leg, FAILED, a, why)
 
 
-@jit
+@inlined
 def _plan(V: Handle, E: Handle, node: int) -> None:
     """Note the node's next first token or completion."""
     set_time(E, _PLANS, node, service.next_ns(V, node))
 
 
-@jit
+@inlined
 def _serve(S: Handle, V: Handle, E: Handle, node: int) -> None:
     """The node has a first token or a whole answer ready; it reaches the Nexus after the way back."""
     now_ns = _core_at(E, 0).now_ns
     at_ns = now_ns + _node_at(E, node).delay_ns
     while service.next_ns(V, node) <= now_ns:
-        code, leg = service.advance(V, node, now_ns)
+        code, a = service.advance(V, node, now_ns)
+        ask = _ask_at(E, a)
         if code == service.FIRST_TOKEN:
-            _send(E, at_ns, REPLY, leg, BEGUN, 0)
+            _send(E, at_ns, REPLY, ask.leg, BEGUN, a, 0)
         else:
-            ask = _ask_at(E, _request_of(S, leg))
             ask.job, ask.delivered_tok = NONE, ask.output_tok
-            _send(E, at_ns, REPLY, leg, COMPLETE, 0)
+            _send(E, at_ns, REPLY, ask.leg, COMPLETE, a, 0)
             prefetch_account(S, ask.account)
-        prefetch_request(S, _request_of(S, leg))
+        prefetch_request(S, a)
+        prefetch_leg(S, ask.leg & _LEG_ROW)
     prefetch_node(S, node)
     _plan(V, E, node)
+    service.prefetch(V, first_row(E, _PLANS))
 
 
 @jit
@@ -556,22 +563,15 @@ def _receipt(S: Handle, V: Handle, E: Handle) -> bool:
 @jit
 def _stop_job(S: Handle, V: Handle, E: Handle, a: int) -> None:
     """End the job of an ask's leg at its node and hand in its last receipt."""
-    leg = request_at(S, a).leg
-    if leg == NONE:
-        return
     ask, now_ns = _ask_at(E, a), _core_at(E, 0).now_ns
+    if ask.leg == NONE:
+        return
     if ask.job != NONE:
         ask.delivered_tok = service.cancel(V, ask.job, now_ns)
         ask.job = NONE
-        _plan(V, E, offer_at(S, leg_at(S, leg).offer).node)
+        _plan(V, E, ask.node)
     if ask.delivered_tok > 0:
-        progress(S, leg_at(S, leg).id, ask.delivered_tok, now_ns)
-
-
-@jit
-def _request_of(S: Handle, leg: int) -> int:
-    """The row of an open leg's request, which is also its ask's."""
-    return leg_at(S, leg_row(S, leg)).request
+        progress(S, ask.leg, ask.delivered_tok, now_ns)
 
 
 @jit
@@ -589,7 +589,7 @@ def _change(S: Handle, V: Handle, E: Handle) -> None:
     """A node comes or goes, breaks or is repaired."""
     row = first_row(E, _CHANGES)
     if row & 1:
-        _break(S, V, E, row >> 1)
+        _break(V, E, row >> 1)
     else:
         _come_or_go(S, E, row >> 1)
 
@@ -642,19 +642,19 @@ def _begin_breakdowns(E: Handle, node: int) -> None:
 
 
 @jit
-def _break(S: Handle, V: Handle, E: Handle, node: int) -> None:
+def _break(V: Handle, E: Handle, node: int) -> None:
     """A node breaks and loses what it was doing, or is repaired; it tells nobody."""
     core, n = _core_at(E, 0), _node_at(E, node)
     n.broken = 1 - n.broken
     if n.broken:
         at_ns = core.now_ns + n.delay_ns
         while True:
-            leg, receipted_tok = service.evict(V, node, core.now_ns)
-            if leg == service.NONE:
+            a, receipted_tok = service.evict(V, node, core.now_ns)
+            if a == service.NONE:
                 break
-            ask = _ask_at(E, _request_of(S, leg))
+            ask = _ask_at(E, a)
             ask.job, ask.delivered_tok = NONE, receipted_tok
-            _send(E, at_ns, REPLY, leg, LOST, NODE_LOST)
+            _send(E, at_ns, REPLY, ask.leg, LOST, a, NODE_LOST)
         _plan(V, E, node)
         mean_ns = n.mttr_ns
     else:

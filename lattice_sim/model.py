@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import mesa
 
@@ -9,7 +10,7 @@ from lattice_core import census, invariants
 from lattice_core.chain.backends import chain_of
 from lattice_core.chain.bridge import Bridge
 from lattice_core.chain.port import Reverted
-from lattice_core.config import Config, parse, revise
+from lattice_core.config import Config, ConfigError, parse, revise
 from lattice_core.events import CloseEpoch, Event, Submit
 from lattice_core.merit import Merits
 from lattice_core.nexus import Nexus, Sink
@@ -19,6 +20,7 @@ from lattice_core.settlement import Settlement
 from lattice_core.standing import standing
 from lattice_core.streams import AGENTS, bits
 from lattice_sim.agents import Action, Claim, Operator, RequestWithdrawal, TopUp, User, View, Withdraw
+from lattice_sim.checkpoint import Checkpoint
 from lattice_sim.engine import Engine, engine_of
 
 
@@ -48,25 +50,91 @@ class LatticeModel(mesa.Model):
             changes["seed"] = int(rng)
         if changes:
             config = revise(config, changes)
+        self._assemble(config, Nexus(config, journal, decisions))
+        self.bridge = Bridge(self.chain, config)
+        self._tell(self.bridge.open(config, 0))
+        self.records.begin(self.bridge.drain())
+
+    def _assemble(self, config: Config, nexus: Nexus) -> None:
+        """Everything that the config tells; the bridge is still to come."""
         super().__init__(rng=config.seed)
         self.config = config
         self.epoch = 0
         self.epochs = config.sim.epochs
+        self.branches: tuple[tuple[int, str], ...] = ()
+        """Where another config took over: (epochs done, hash of the config before)."""
         self.bonus_nlai = 0
         """What the last settlement paid as a bonus."""
         self.merits = Merits(Exponents())
         self.records = Records(config)
-        self.nexus = Nexus(config, journal, decisions)
-        self.engine: Engine = engine_of(config, self.nexus, self.records)
+        self.nexus = nexus
+        self.engine: Engine = engine_of(config, nexus, self.records)
         self.chain = chain_of(config)
-        self.bridge = Bridge(self.chain, config)
-        self._tell(self.bridge.open(config, 0))
         for user in census.users(config):
             User(self, user)
         for node in self.engine.nodes:
             Operator(self, node)
-        self.records.begin(self.bridge.drain())
         self.datacollector = mesa.DataCollector({name: partial(_latest, column=name) for name in TABLES["epochs"]})
+
+    def checkpoint(self) -> Checkpoint:
+        """The network as it is between two epochs, to go on from with `resume`, here or in another process.
+
+        Raises ConfigError if the engine or the chain cannot be saved, or if there are agents that the config does not tell of.
+        """
+        agents = list(self.agents)
+        strangers = sorted({type(agent).__name__ for agent in agents if type(agent) not in (User, Operator)})
+        if strangers:
+            raise ConfigError(f"{self.config.name}: checkpoint: agents must be User and Operator only, not {strangers[0]}")
+        try:
+            state = {
+                "kernel": self.nexus.snapshot(),
+                "engine": self.engine.save(),
+                "records": self.records.save(),
+                "chain": self.chain.save(),
+                "bridge": self.bridge.save(),
+                "merits": self.merits.save(),
+                "agents": [agent.save() for agent in agents],
+                "bonus_nlai": self.bonus_nlai,
+            }
+        except NotImplementedError as error:
+            raise ConfigError(f"{self.config.name}: checkpoint: {error}") from error
+        return Checkpoint(self.config, self.epoch, self.branches, state)
+
+    @classmethod
+    def resume(cls, checkpoint: Checkpoint | str | Path, **changes: object) -> Self:
+        """The network of a checkpoint, or of one in a file or a run directory, to go on as it would have.
+
+        `changes` makes it another future: values by dotted path, as far as `checkpoint.FREE` has them, count from here on.
+        Raises ConfigError.
+        """
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint.read(checkpoint)
+        before, config, state = checkpoint.config, checkpoint.future(changes), checkpoint.state
+        nexus = Nexus.restore(before, state["kernel"])
+        nexus.revise(config)
+        model = cls.__new__(cls)
+        model._assemble(config, nexus)
+        model.engine.load(state["engine"])
+        model.records.load(state["records"])
+        model.chain.load(state["chain"])
+        model.bridge = Bridge(model.chain, config, saved=state["bridge"])
+        model.merits.load(state["merits"])
+        for agent, saved in zip(model.agents, state["agents"], strict=True):
+            agent.load(saved)
+        model.bonus_nlai = state["bonus_nlai"]
+        model.branches = checkpoint.branches
+        if config != before:
+            model.branches += ((checkpoint.epoch, before.sha256()),)
+        model._catch_up(checkpoint.epoch)
+        return model
+
+    def _catch_up(self, epoch: int) -> None:
+        """Count the epochs done, and give Mesa's collector their rows."""
+        self.epoch = self.steps = epoch
+        self.running = epoch < self.epochs
+        columns = self.records.columns("epochs")
+        for name, values in self.datacollector.model_vars.items():
+            values += list(columns[name])
 
     @property
     def t_ns(self) -> int:

@@ -86,6 +86,8 @@ class Leg:
 class ReferenceEngine:
     """Serves requests until a given time, again and again; what is under way in between stays under way."""
 
+    name = "reference"
+
     def __init__(self, config: Config, nexus: Nexus, records: Records) -> None:
         """The network of `config` at t = 0. The kernel knows its nodes already, but none is up."""
         self.config, self.nexus, self.records = config, nexus, records
@@ -420,6 +422,14 @@ class ReferenceEngine:
     def beyond_horizon(self) -> int:
         """Requests of traces that come after the last served time."""
         return sum(source.remaining() for source in self._workloads)
+
+    def save(self) -> Any:
+        """Cannot be done: generators stand in the middle of their code."""
+        raise NotImplementedError("sim.engine: reference has processes that cannot be saved; compiled can")
+
+    def load(self, saved: Any) -> None:
+        """Cannot be done."""
+        raise NotImplementedError("sim.engine: reference cannot go on from a checkpoint; compiled can")
 
     def under_way(self) -> Iterable[tuple[int, Ask]]:
         """Requests that have arrived and not ended, by id."""

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +23,7 @@ from lattice_core.config import Config, ConfigError
 from lattice_core.journal import rules_hash
 from lattice_core.records import TABLES, Records
 from lattice_sim import metrics
+from lattice_sim.checkpoint import CHECKPOINT
 
 FORMAT = "lattice-run"
 VERSION = 2
@@ -63,10 +64,13 @@ class Run:
         beyond_horizon: int | None = None,
         timings: Mapping[str, float] | None = None,
         address_book: bytes | None = None,
+        engine: str | None = None,
+        branches: Sequence[tuple[int, str]] = (),
     ) -> Self:
         """The run of `config` that left `records`. `beyond_horizon`: requests of traces that would come after its end.
 
-        `address_book`: where on its chain the contracts are to be found.
+        `address_book`: where on its chain the contracts are to be found; `engine`: what served it, if not what the config names;
+        `branches`: where another config had been in force until then, (epochs done, its hash).
         """
         frames = {table: _frame(table, records) for table in TABLES}
         manifest = {
@@ -90,8 +94,9 @@ class Run:
             "rules_sha256": rules_hash(),
             "contracts_sha256": contracts_hash(),
             "contracts": {name: artifact(name).deployed_sha256 for name in names()},
-            "engine": config.sim.engine,
+            "engine": engine or config.sim.engine,
             "chain": config.chain.backend,
+            "branches": [{"epochs": epochs, "config_sha256": before} for epochs, before in branches],
             "address_book": None if address_book is None else f"0x{address_book.hex()}",
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
@@ -160,10 +165,11 @@ class Draft:
     """A folder in the making beside its place: `publish` moves it there, leaving the `with` block without that removes it."""
 
     def __init__(self, folder: str | Path, *, force: bool = False) -> None:
-        """Raises ConfigError if `folder` exists; `force` allows one that is empty or a run."""
+        """Raises ConfigError if `folder` exists; `force` allows one that is empty, a run, or only the checkpoint of one."""
         self.folder = Path(folder)
         self.path = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
         self._force = force
+        self._keeps = False
         self._check()
 
     def __enter__(self) -> Self:
@@ -177,14 +183,29 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def keep(self, name: str, content: bytes) -> None:
+        """Have one file stand in the folder's place until it is published, should this process never come to that."""
+        if self._keeps:
+            with _replaced(self.folder / name) as path:
+                path.write_bytes(content)
+            return
+        alone = self.path / "kept"
+        alone.mkdir()
+        (alone / name).write_bytes(content)
+        self._move(alone)
+        self._keeps = self._force = True
+
     def publish(self) -> Path:
         """Move the folder to its place, out of which an older run goes only now."""
+        return self._move(self.path)
+
+    def _move(self, path: Path) -> Path:
         self._check()
         old = self.path.with_suffix(".old")
         if self.folder.exists():
             self.folder.rename(old)
         try:
-            self.path.rename(self.folder)
+            path.rename(self.folder)
         except OSError:
             if old.exists():
                 old.rename(self.folder)
@@ -233,7 +254,9 @@ def default_folder(config: Config) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    """A simulated run: what a live network leaves, its keys and its journal, cannot be made again."""
+    """A simulated run or its checkpoint: what a live network leaves, its keys and its journal, cannot be made again."""
+    if {path.name.strip(".").removesuffix(".part") for path in folder.iterdir()} == {CHECKPOINT}:
+        return True
     try:
         engine: object = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["engine"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -51,10 +51,13 @@ class Check(NamedTuple):
 
     what: str
     trace: float
+    """The trace's number."""
     preset: float
+    """The preset's, a mean where it has many."""
     low: float
     """Least value with which it passes, of the preset's number or of the trace's, as `what` says."""
     high: float
+    """Largest such value."""
     passed: bool
 
 
@@ -102,7 +105,7 @@ def _bursts(t_ns: Integers) -> list[dict[str, Any]]:
     periods_s = np.array([period_ns / NANO for period_ns in periods_ns.values()])
     variances = _variances(len(t_ns) / span_ns * NANO, span_ns / NANO, windows_s, seen, periods_s)
     return [
-        {"cv": round(math.sqrt(variance), 4), "period": f"{period_s:g}s"}
+        {"cv": round(math.sqrt(variance), 4), "period": f"{period_s:.12g}s"}
         for variance, period_s in zip(variances, periods_s, strict=True)
         if variance > 1e-4
     ]
@@ -231,7 +234,7 @@ def _tests(trace: Trace, preset: dict[str, Any]) -> Iterator[Check]:
     yield _test("rank correlation of prompt and answer, of which the preset has none", seen, 0.0, -0.1, 0.1, seen)
     if preset["sessions"] is not None:
         turns = preset["sessions"]["turns"]
-        alone = turns / math.expm1(turns)
+        alone = turns * math.exp(-turns) / -math.expm1(-turns)
         counts = np.unique(trace.session[trace.session != 0], return_counts=True)[1]
         others = int((trace.session == 0).sum())
         seen = float(((counts == 1).sum() + others) / (len(counts) + others))
@@ -247,8 +250,10 @@ def _central(name: str, seen: float, values: list[float]) -> Check:
 
 
 def _test(what: str, trace: float, preset: float, low: float, high: float, value: float) -> Check:
+    """Whether `value` lies from `low` to `high`."""
+    passed = low <= value <= high
     trace, preset, low, high = (float(f"{number:.4g}") for number in (trace, preset, low, high))
-    return Check(what, trace, preset, low, high, low <= value <= high)
+    return Check(what, trace, preset, low, high, passed)
 
 
 def _same_law(name: str, trace: Integers, preset: Integers) -> Check:

@@ -21,7 +21,7 @@ Turns of a session: request i belongs to session ⌊(i + spread · uniform(i))/t
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ type Floats = NDArray[np.float64]
 _POPULATION = -1
 """Ordinal of a population as a whole beside its users 0, 1, 2 …"""
 
-_BLOCK = 65_536
+_BLOCK = 8_192
 """Requests that `until` computes at once."""
 
 _LEAST_CV2 = 1e-12
@@ -125,6 +125,14 @@ class Workload(ABC):
             blocks.append(self.block(t_ns, _BLOCK))
         return Requests(*map(np.concatenate, zip(*blocks, strict=True)))
 
+    def position(self) -> tuple[Any, ...]:
+        """How far it has come, for `go_to`: plain numbers."""
+        return (self._index,)
+
+    def go_to(self, position: tuple[Any, ...], t_ns: int) -> None:
+        """Go on at a position that was reached at `t_ns`, when all arrivals before it had been asked for."""
+        (self._index,) = position
+
     @abstractmethod
     def remaining(self) -> int:
         """Requests of a trace that have not arrived yet; 0 for a workload without an end."""
@@ -164,6 +172,15 @@ class Synthetic(Workload):
         self._periods_ns = np.array([max(1, round(burst.period_ns * stretch)) for burst in bursts], np.int64)
         self._piece_ns = 0
         self._due = exponential(self._seed, ARRIVALS, self._key, 0)
+
+    def position(self) -> tuple[Any, ...]:
+        return self._index, self._seed, self._piece_ns, self._due
+
+    def go_to(self, position: tuple[Any, ...], t_ns: int) -> None:
+        """With another seed the next arrival is drawn anew: as the law has no memory, from `t_ns` on."""
+        self._index, seed, self._piece_ns, self._due = position
+        if seed != self._seed:
+            self._piece_ns, self._due = t_ns, exponential(self._seed, ARRIVALS, self._key, self._index)
 
     def remaining(self) -> int:
         return 0

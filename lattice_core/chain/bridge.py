@@ -5,7 +5,7 @@ batches, paid by the holder of the genesis supply, who keeps the users' wallets.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,13 +50,22 @@ ROWS = 200
 """Registrations or deposits in one transaction."""
 
 
+class Saved(NamedTuple):
+    """What a bridge knows besides its chain: the address book, and as `Bridge` has it the bonus that is open."""
+
+    book: bytes
+    proposed: tuple[NDArray[np.int64], int] | None
+
+
 class Bridge:
     """A network's contracts, and every transaction sent to them since the last `drain`."""
 
-    def __init__(self, chain: Chain, config: Config, nexus: int = 0, secret: bytes = b"") -> None:
-        """Deploy the contracts of `config` on `chain`; every key is derived from `secret`.
+    def __init__(
+        self, chain: Chain, config: Config, nexus: int = 0, secret: bytes = b"", saved: Saved | None = None
+    ) -> None:  # fmt: skip
+        """Deploy the contracts of `config` on `chain`, or take up those of a bridge that was `saved` with it.
 
-        Raises Reverted, and ConfigError if the gas model is of other contracts.
+        Every key is derived from `secret`. Raises Reverted, and ConfigError if the gas model is of other contracts.
         """
         self._gas = load()
         self.chain = chain
@@ -65,17 +74,27 @@ class Bridge:
         self._operations: list[Operation] = []
         self._models = tuple(config.models)
         self._roles = {role: self._let_send(role_key(role, secret)) for role in ROLES}
-        self._owners: dict[int, Key] = {}
-        self._operators: dict[int, Key] = {}
+        self._owners: dict[int, int] = {}
+        self._operators: dict[int, int] = {}
+        """The entity keys of registered users and nodes, by id."""
         self._proposed: tuple[NDArray[np.int64], int] | None = None
         """Weights that wait for their window to pass, and when it does."""
-        self.network: Network = deploy(chain, genesis_of(config, nexus, secret))
+        self.network = Network(chain, saved.book) if saved else deploy(chain, genesis_of(config, nexus, secret))
         self.epochs = self.network.clock.epochs()
         self._domain = domain(chain.chain_id, self.network.tokenomics.address)
+        if saved:
+            self._proposed = saved.proposed
+            self._owners = {entry.account: entry.key for entry in users(config)}
+            self._operators = {entry.node: entry.key for entry in nodes(config)}
+            return
         holder, supply_nlai = self._roles["holder"], config.economics.supply.genesis_nlai
         for contract in (self.network.users, self.network.nodes, self.network.tokenomics):
             self.network.token.approve(holder, contract.address, supply_nlai).raise_for_revert()
         self._fill_faucet(config)
+
+    def save(self) -> Saved:
+        """For another bridge of this network, on what `chain` saves, once the transactions so far are drained."""
+        return Saved(self.network.book.address, self._proposed)
 
     def open(self, config: Config, t_ns: int) -> list[Event]:
         """Register, fund and bond everyone in the config; the facts, in order. Raises Reverted."""
@@ -83,11 +102,10 @@ class Bridge:
 
     def open_accounts(self, entries: Sequence[UserEntry], t_ns: int) -> list[Event]:
         """Register users, with the deposit and faucet credit of their population."""
-        for entry in entries:
-            self._owners[entry.account] = key_of(entry.key, self._secret)
+        self._owners |= {entry.account: entry.key for entry in entries}
         registrar, registry = self._roles["registrar"], self.network.users
         identities = [identity(entry.key) for entry in entries]
-        owners = [self._owners[entry.account].address for entry in entries]
+        owners = [self._key(entry.key).address for entry in entries]
         self._batch("register_users", lambda *rows: registry.register(registrar, self.nexus, *rows), identities, owners)
         facts: list[Event] = [AccountOpened(t_ns, e.account, e.key, e.cluster) for e in entries]
         facts += self.deposit([(e.account, e.population.budget.deposit_nlai) for e in entries], t_ns)
@@ -109,13 +127,13 @@ class Bridge:
 
     def request_withdrawal(self, account: int, nlai: int, t_ns: int) -> list[Event]:
         """Ask to have `nlai` of purchased credit back, in all; 0 asks for nothing any more. No fact if the chain refuses."""
-        owner = self._let_send(self._owners[account])
+        owner = self._let_send(self._key(self._owners[account]))
         receipt = self._record("request_withdrawal", 1, self.network.users.request_withdrawal(owner, account, nlai))
         return [WithdrawalRequested(t_ns, account, nlai)] if receipt.ok else []
 
     def withdraw(self, account: int, t_ns: int) -> list[Event]:
         """Pay an account what it asked for, if its escrow is no longer locked."""
-        owner = self._let_send(self._owners[account])
+        owner = self._let_send(self._key(self._owners[account]))
         receipt = self._record("withdraw", 1, self.network.users.withdraw(owner, account))
         if not receipt.ok:
             return []
@@ -124,10 +142,9 @@ class Bridge:
 
     def register_nodes(self, entries: Sequence[NodeEntry], t_ns: int) -> list[Event]:
         """Register and bond nodes; each operator posts its offers."""
-        for entry in entries:
-            self._operators[entry.node] = key_of(entry.key, self._secret)
+        self._operators |= {entry.node: entry.key for entry in entries}
         holder, registry = self._roles["holder"], self.network.nodes
-        operators = [self._operators[entry.node].address for entry in entries]
+        operators = [self._key(entry.key).address for entry in entries]
         kinds = [KINDS.index(entry.population.kind) for entry in entries]
         clusters = [entry.cluster for entry in entries]
         self._batch("register_nodes", lambda *rows: registry.register(holder, *rows), operators, operators, kinds, clusters)
@@ -192,19 +209,19 @@ class Bridge:
     def voucher(self, usage: Usage) -> Signed:
         """What a payer signs for what it had from a node in an epoch."""
         voucher = Voucher(self.nexus, usage.epoch, usage.payer, usage.node, usage.nlai, usage.tokens, usage.receipts_root)
-        return sign(voucher, self._owners[usage.payer], self._domain)
+        return sign(voucher, self._key(self._owners[usage.payer]), self._domain)
 
     def present(self, signed: Signed, t_ns: int) -> list[Event]:
         """Have the operator of its node present a voucher. No fact if the chain refuses."""
         voucher, tokenomics = signed.voucher, self.network.tokenomics
-        operator = self._let_send(self._operators[voucher.node])
+        operator = self._let_send(self._key(self._operators[voucher.node]))
         before = tokenomics.presented(*voucher[:4])
         receipt = self._record("present", 1, tokenomics.present(operator, signed))
         return [VoucherPresented(t_ns, voucher.payer, voucher.value_nlai - before.value_nlai)] if receipt.ok else []
 
     def collect(self, voucher: Voucher, t_ns: int) -> list[Event]:
         """Have the operator of its node collect a voucher that was presented. No fact if the chain refuses."""
-        operator, key = self._let_send(self._operators[voucher.node]), voucher[:4]
+        operator, key = self._let_send(self._key(self._operators[voucher.node])), voucher[:4]
         receipt = self._record("collect", 1, self.network.tokenomics.collect(operator, *key))
         if not receipt.ok:
             return []
@@ -213,7 +230,7 @@ class Bridge:
 
     def claim(self, node: int) -> bool:
         """Pay a node's operator what it has earned; whether there was anything to pay."""
-        operator = self._let_send(self._operators[node])
+        operator = self._let_send(self._key(self._operators[node]))
         return self._record("claim", 1, self.network.tokenomics.claim(operator, node)).ok
 
     def drain(self) -> list[Operation]:
@@ -246,7 +263,7 @@ class Bridge:
         """One operator's offers. A model's name stands for its weights: not every model has any here."""
         p, count = entry.population, len(entry.population.models)
         hashes = [identity(entity_key(model, 0)) for model in p.models]
-        operator = self._let_send(self._operators[entry.node])
+        operator = self._let_send(self._key(entry.key))
         receipt = self.network.nodes.post_offers(
             operator, [entry.node] * count, hashes, [0] * count, [p.price.input_nlai] * count, [p.price.output_nlai] * count
         )
@@ -264,6 +281,9 @@ class Bridge:
         gas = self._gas.gas(name, entries, nodes)
         self._operations.append(Operation(name, entries, nodes, receipt.ok, gas, receipt.gas_used))
         return receipt
+
+    def _key(self, entity: int) -> Key:
+        return key_of(entity, self._secret)
 
     def _let_send(self, key: Key) -> bytes:
         """The address of a key that the chain may sign with from now on."""

@@ -150,6 +150,14 @@ class Chain(Protocol):
         """Return to a snapshot of this chain."""
         ...
 
+    def save(self) -> object:
+        """All that the chain holds, as plain data. Raises NotImplementedError where a node keeps it."""
+        ...
+
+    def load(self, saved: object) -> None:
+        """Become, as a fresh chain of that backend in whatever process, the one that was saved."""
+        ...
+
     def balance(self, address: bytes) -> int:
         """Ether in wei."""
         ...

@@ -113,6 +113,12 @@ class PyEvm:
         self.history = snapshot.history and snapshot.history.copy()
         self._enter(snapshot.block, snapshot.ancestors)
 
+    def save(self) -> Snapshot:
+        return self.snapshot()
+
+    def load(self, saved: object) -> None:
+        self.revert(saved)
+
     def balance(self, address: bytes) -> int:
         return self._world.get_balance(address)
 

@@ -33,6 +33,10 @@ class Funding(NamedTuple):
     wei: int
 
 
+type Step = Transaction | Block | Funding
+"""What changes a chain; entering a block does."""
+
+
 @dataclass(slots=True, eq=False)
 class Snapshot:
     """A place in revm's journal, and what stands beside the journal."""
@@ -57,7 +61,7 @@ class Revm:
         self._evm: Any = pyrevm.EVM(env=pyrevm.Env(cfg=pyrevm.CfgEnv(chain_id=chain_id)), gas_limit=BLOCK_GAS, spec_id=_SPEC)
         self._evm.set_balance(_MINT, 2**255)
         self._sent: dict[bytes, int] = {}  # revm counts the contracts that an account creates, but not its calls
-        self._steps: list[Transaction | Block | Funding] = []
+        self._steps: list[Step] = []
         self._snapshots: list[Snapshot] = []  # each of them leads to those after it
         self._enter(Block(1, genesis_s, bytes(32)))
 
@@ -117,6 +121,24 @@ class Revm:
         del self._steps[snapshot.steps :]
         self._set(snapshot.block)
 
+    def save(self) -> tuple[Step, ...]:
+        """The steps that led here."""
+        return tuple(self._steps)
+
+    def load(self, saved: object) -> None:
+        """Take those steps again."""
+        if not isinstance(saved, tuple):
+            raise TypeError(f"the steps of a revm chain are expected, not {type(saved).__name__}")
+        self._steps.clear()
+        for step in saved:
+            match step:
+                case Transaction():
+                    self.transact(step)
+                case Block():
+                    self._enter(step)
+                case Funding():
+                    self.fund(*step)
+
     def balance(self, address: bytes) -> int:
         balance: int = self._evm.get_balance(_hex(address))
         return balance
@@ -134,7 +156,7 @@ class Revm:
         return value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.chain_id, tuple(self._steps))
+        return _rebuilt, (self.chain_id, self.save())
 
     def _enter(self, block: Block) -> None:
         self._set(block)
@@ -170,18 +192,9 @@ class Revm:
         return Receipt(ok=True, gas_used=None, output=output, logs=logs, contract=contract)
 
 
-def _rebuilt(chain_id: int, steps: Sequence[Transaction | Block | Funding]) -> Revm:
-    first, *rest = steps
-    assert isinstance(first, Block)
-    chain = Revm(chain_id, first.timestamp_s)
-    for step in rest:
-        match step:
-            case Transaction():
-                chain.transact(step)
-            case Block():
-                chain._enter(step)
-            case Funding():
-                chain.fund(*step)
+def _rebuilt(chain_id: int, steps: tuple[Step, ...]) -> Revm:
+    chain = Revm(chain_id)
+    chain.load(steps)
     return chain
 
 

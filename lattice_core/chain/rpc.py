@@ -218,6 +218,12 @@ class Rpc:
         snapshot.id = self._node.ask("evm_snapshot")
         self._nonces.clear()
 
+    def save(self) -> object:
+        raise NotImplementedError("chain.backend: rpc leaves its state with a node; py-evm and revm can be saved")
+
+    def load(self, saved: object) -> None:
+        raise NotImplementedError("chain.backend: rpc takes its state from a node")
+
     def balance(self, address: bytes) -> int:
         return _int(self._node.ask("eth_getBalance", _hex(address), "latest"))
 

@@ -8,14 +8,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattice_core.capacity import mean_tokens, up_share
+from lattice_core.capacity import mean_tokens, offered_output_tok_s, up_share
 from lattice_core.config import Config, ConfigError, parse, revise, schema
-from lattice_core.config.network import TokenLaw, NodePopulation
+from lattice_core.config.network import PRESETS, NodePopulation, TokenLaw
 from lattice_core.config.quantities import MAX_DURATION_NS
 from lattice_core.hardware import CATALOGUE, MAX_SLOTS, MAX_STEP_NS
 from lattice_core.pricing import fee_nlai
@@ -356,6 +357,24 @@ users.chat.deadline=5 minutes
   not "5 minutes"
 users.chat.workload={}
   --set: users.chat.workload: must have exactly one of poisson, modulated, preset, trace, not {}
+users.chat.workload={preset: azure}
+  --set: users.chat.workload.preset: must be one of azure-2023-code, not "azure"
+users.chat.workload={trace: a.csv, sessions: {turns: 2, spread: 0}}
+  --set: users.chat.workload: must have no sessions beside a trace, which brings its own,
+  not {"trace": "a.csv", "sessions": {"turns": 2, "spread": 0}}
+users.chat.workload.stretch=0
+  --set: users.chat.workload.stretch: must be greater than or equal to 0.001, not 0
+users.chat.workload.modulated.bursts={cv: 1, period: 1m}
+  --set: users.chat.workload.modulated.bursts: must be a list (Random bursts, each over periods of its own; their factors
+  multiply), not {"cv": 1, "period": "1m"}
+users.chat.workload.modulated.bursts.0.silent=0.3
+  town.yaml: users.chat.workload.modulated.bursts.0: silent must be at most 0.2, which alone has this cv,
+  not {"cv": 0.5, "period": "5m", "silent": 0.3}
+users.chat.tokens.prompt={sigma: 1}
+  --set: users.chat.tokens.prompt: must be a number of tokens, {median, sigma} or {quantiles}, not {"sigma": 1}
+users.chat.tokens.prompt={quantiles: {share: [0, 0.5], tok: [1, 2]}}
+  --set: users.chat.tokens.prompt.quantiles: must have as many share as tok, share from 0 to 1, neither ever falling,
+  not {"share": [0, 0.5], "tok": [1, 2]}
 users.chat.tokens={max_tokens: 9}
   --set: users.chat.tokens: must have prompt and output unless the workload is a trace or a preset
 users.chat.tokens.max_tokens=4096
@@ -588,8 +607,30 @@ def test_the_mean_of_a_cut_off_length_is_that_of_its_draws(median: int, sigma: f
     draws = [min(float(most), median * math.exp(sigma * normal(1, TOKENS, key, n))) for n in range(1_000)]
     spread = math.sqrt(sum((x - sum(draws) / 1_000) ** 2 for x in draws)) / 1_000
     assert mean_tokens(TokenLaw(median=median, sigma=sigma), most) == pytest.approx(
-        sum(draws) / 1_000, abs=6 * spread + 1e-6
+        sum(draws) / 1_000, abs=6 * spread + 0.005 * most
     )
+
+
+@given(
+    share=st.lists(st.floats(0, 1), max_size=6),
+    tok=st.lists(st.floats(0.5, 4000), min_size=8, max_size=8),
+    most=st.integers(1, 5000),
+)
+def test_the_mean_of_a_length_by_quantiles_is_that_of_its_law(share: list[float], tok: list[float], most: int) -> None:
+    shares = [0.0, *sorted(share), 1.0]
+    law = TokenLaw.model_validate({"quantiles": {"share": shares, "tok": sorted(tok)[: len(shares)]}})
+    assert law.quantiles is not None
+    at = (np.arange(100_000) + 0.5) / 100_000
+    drawn = np.exp(np.interp(at, shares, np.log(law.quantiles.tok)))
+    assert mean_tokens(law, most) == pytest.approx(np.minimum(drawn, most).mean(), rel=1e-3, abs=0.1)
+
+
+def test_a_preset_loads_the_nodes_as_its_rate_and_its_answers_do() -> None:
+    chat = {"workload": {"preset": "azure-2023-code", "scale": 0.5, "stretch": 2.0}, "tokens": {"max_tokens": 2000}}
+    users = revise(TOWN, {f"users.chat.{key}": value for key, value in chat.items()}).users[0]
+    fitted = PRESETS["azure-2023-code"]
+    expected = fitted.modulated.requests_per_day / 86_400 / 4 * mean_tokens(fitted.output, 2000)
+    assert offered_output_tok_s(users, next(iter(users.model)), 3) == pytest.approx(expected)
 
 
 @given(start=st.integers(0, 24), up=st.integers(0, 24), jitter=st.integers(0, 24), hour=st.floats(0, 24))

@@ -280,7 +280,8 @@ def without_compiling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     plain = importlib.util.module_from_spec(spec)
     with monkeypatch.context() as patch:
-        patch.setattr(jit, "jit", lambda function: function)
+        for decorator in ("jit", "inlined"):
+            patch.setattr(jit, decorator, lambda function: function)
         spec.loader.exec_module(plain)
     assert not hasattr(plain.submit, "py_func")
     made: dict[int, Any] = {}

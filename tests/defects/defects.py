@@ -13,6 +13,7 @@ class Defect(NamedTuple):
     test: str
 
 
+EQUALITY = "tests/sim/test_engine_equality.py::test_inv_6_both_engines_leave_the_same_state_to_the_bit"
 KERNEL = "tests/invariants/test_kernel_invariants.py"
 SHADOWS = "tests/chain/test_shadows.py"
 
@@ -51,6 +52,48 @@ DEFECTS = [
         find='"_score": 0,',
         replace='"_score": 0, "_rows": {},',
         test=f"{KERNEL}::test_inv_5_a_kernel_pickled_on_the_way_goes_on_as_if_nothing_had_happened",
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_sim/loop.py",
+        find="    if entity != m.entity:\n        return entity < m.entity\n",
+        replace="    if entity != m.entity:\n        return entity > m.entity\n",
+        test=EQUALITY,
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_sim/loop.py",
+        find="    due_ns = next_timer_ns(S)\n    if due_ns < t_ns:\n",
+        replace="    due_ns = next_timer_ns(S)\n    if due_ns <= t_ns:\n",
+        test=EQUALITY,
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_sim/loop.py",
+        find="    if _ask_at(E, chosen).began:\n",
+        replace="    if True:\n",
+        test=EQUALITY,
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_sim/loop.py",
+        find="_ask_at(E, other).request < _ask_at(E, a).request",
+        replace="_ask_at(E, other).request > _ask_at(E, a).request",
+        test=EQUALITY,
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_sim/loop.py",
+        find="account_at(S, ask.account).key, ask.arrival_ns)",
+        replace="account_at(S, ask.account).key, core.now_ns)",
+        test=EQUALITY,
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_core/agenda.py",
+        find="        i *= 2\n        if load(D, table, i) != t_ns:\n            i += 1\n",
+        replace="        i = 2 * i + 1\n        if load(D, table, i) != t_ns:\n            i -= 1\n",
+        test="tests/core/test_agenda.py::test_an_agenda_says_what_a_plain_list_of_times_says",
     ),
     Defect(
         invariant="INV-7",
@@ -181,7 +224,7 @@ DEFECTS = [
     Defect(
         invariant="INV-15",
         file="lattice_core/service.py",
-        find="    _fill_slots(v, j.node)\n",
+        find="    _fill_slots(V, j.node)\n",
         replace="",
         test="tests/core/test_service.py::test_cancelling_frees_the_slot_for_the_first_in_the_queue_at_once",
     ),

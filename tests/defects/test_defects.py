@@ -24,9 +24,10 @@ def copy_of_the_project(folder: Path) -> Path:
 
 
 def outcome(project: Path, *tests: str) -> tuple[int, str]:
-    """The exit code and output of `tests` run in `project`, with a compile cache of its own."""
+    """The exit code and output of `tests` run in `project`, with a compile cache of its own. That a test fails is enough."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment = inherited | {"PYTHONPATH": str(project), "NUMBA_CACHE_DIR": str(project / ".numba")}
+    own = {"PYTHONPATH": str(project), "NUMBA_CACHE_DIR": str(project / ".numba"), "HYPOTHESIS_PROFILE": "unshrunk"}
+    environment = inherited | own
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not defects", *tests]
     run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     return run.returncode, run.stdout + run.stderr

@@ -12,7 +12,7 @@ from lattice_core.config.network import POLICIES
 from lattice_core.events import Event, NodeRegistered
 from lattice_core.units import NANO, NEVER_NS
 from lattice_sim.workload import Requests
-from tests.sim.served import PLAIN, founding
+from tests.sim.served import PLAIN, Planned, founding
 
 EPOCH_NS = 12 * NANO
 EPOCHS = 3
@@ -26,27 +26,6 @@ _MODELS = {
 }
 _SERVED = {"llm": [["chat"], ["chat", "code"], ["code"]], "knowledge": [["facts"]], "agent": [["tasks"]]}
 _OWN = ("tests.core.own_policy:dearest", "tests.core.own_policy:alternating")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """Requests at given times in place of drawn ones: many on one nanosecond, within a population and across them."""
-
-    requests: Requests
-    served: list[int]
-    """How many have arrived, in one number."""
-
-    def block(self, t_ns: int, most: int) -> Requests:
-        first = self.served[0]
-        last = min(first + most, int(np.searchsorted(self.requests.t_ns, t_ns)))
-        self.served[0] = last
-        return Requests(*(column[first:last] for column in self.requests))
-
-    def until(self, t_ns: int) -> Requests:
-        return self.block(t_ns, len(self.requests.t_ns))
-
-    def remaining(self) -> int:
-        return len(self.requests.t_ns) - self.served[0]
 
 
 @dataclass(frozen=True)
@@ -82,7 +61,7 @@ class Plan:
             whole(0, 4),
             whole(0, 3),
         )
-        return Planned(Requests(*(np.asarray(column, np.int64) for column in columns)), [0])
+        return Planned(Requests(*(np.asarray(column, np.int64) for column in columns)))
 
 
 @dataclass(frozen=True)

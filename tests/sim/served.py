@@ -28,7 +28,9 @@ from lattice_core.events import (
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
 from lattice_core.state import KINDS
+from lattice_core.units import NEVER_NS
 from lattice_sim.reference import ReferenceEngine
+from lattice_sim.workload import Requests
 
 PLAIN = parse(
     """
@@ -62,6 +64,30 @@ routing: {newcomer_cap: 0}
     "plain.yaml",
 )
 """One small node and a few users."""
+
+
+class Planned:
+    """A workload of these very requests; put it in the place of one of an engine's `_workloads`."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests, self._arrived = requests, 0
+
+    def block(self, t_ns: int, most: int) -> Requests:
+        first = self._arrived
+        self._arrived = min(first + most, int(np.searchsorted(self._requests.t_ns, t_ns)))
+        return Requests(*(np.ascontiguousarray(column[first : self._arrived]) for column in self._requests))
+
+    def until(self, t_ns: int) -> Requests:
+        return self.block(t_ns, self.remaining())
+
+    def remaining(self) -> int:
+        return len(self._requests.t_ns) - self._arrived
+
+
+def asked(t_ns: NDArray[np.int64], prompt_tok: NDArray[np.int64], output_tok: NDArray[np.int64]) -> Requests:
+    """Patient requests of the first user for the first model, each for no more than it gets."""
+    none = np.zeros_like(t_ns)
+    return Requests(t_ns, none, none, prompt_tok, output_tok, output_tok, np.full_like(t_ns, NEVER_NS), none, none)
 
 
 class Witness(Nexus):

@@ -117,7 +117,8 @@ def asked(served: pd.DataFrame, population: str = "people") -> pd.DataFrame:
 def test_another_population_changes_no_request_of_this_one() -> None:
     """INV-8, in a network so busy that the newcomers change how requests end."""
     _, _, alone = serve(plain(BUSY), 10 * MINUTE_NS)
-    both = [USERS | {"name": "newcomers"}, plain(BUSY).document()["users"][0]]
+    people = plain(BUSY).document()["users"][0]
+    both = [people | {"name": "newcomers"}, people]
     _, _, crowded = serve(plain({**BUSY, "users": both}), 10 * MINUTE_NS)
     pd.testing.assert_frame_equal(asked(alone), asked(crowded))
     mine = crowded[crowded["population"] == "people"].reset_index(drop=True)

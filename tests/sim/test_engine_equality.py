@@ -1,5 +1,6 @@
 """INV-6: the compiled engine does what the reference does, to the bit, in any network that Hypothesis thinks of."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,19 @@ from hypothesis import given, settings
 from numba.core import event
 
 from lattice_core.config.network import POLICIES
-
 from lattice_core.events import BatchConfirmed, BatchFailed, CloseEpoch
 from lattice_core.invariants import check
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
 from lattice_core.state import FREE, REASONS
-from lattice_core.units import MINUTE_NS, NEVER_NS
-from lattice_sim.compiled import CompiledEngine
+from lattice_core.units import MINUTE_NS, NANO, NEVER_NS
+from lattice_sim.compiled import BLOCK, CompiledEngine
+from lattice_sim.engine import StuckError
 from lattice_sim.reference import ReferenceEngine
 from lattice_sim.simulate import run
-from tests.sim.any_network import EPOCH_NS, EPOCHS, Network, networks
+from tests.sim.any_network import EPOCH_NS, EPOCHS, Network, Plan, networks
 from tests.sim.hostile import hostile
-from tests.sim.served import plain, serve
+from tests.sim.served import plain, serve, start
 
 EXAMPLES = 6 * settings().max_examples
 
@@ -110,10 +111,9 @@ def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
     def both(network: Network) -> None:
         reference, compiled = founded(ReferenceEngine, network), founded(CompiledEngine, network)
         for epoch in range(EPOCHS):
-            for t_ns in (epoch * EPOCH_NS + EPOCH_NS // 3, (epoch + 1) * EPOCH_NS):
-                for engine in (reference, compiled):
-                    engine.run_until(t_ns)
+            compiled.run_until(epoch * EPOCH_NS + EPOCH_NS // 3)  # where it is cut makes no difference
             for engine in (reference, compiled):
+                engine.run_until((epoch + 1) * EPOCH_NS)
                 settle(engine, epoch)
             assert_equal(reference, compiled)
         check(compiled.nexus)
@@ -125,11 +125,35 @@ def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
     assert policies > set(POLICIES)
 
 
+def test_inv_6_holds_of_a_crowd_for_which_both_engines_must_make_room() -> None:
+    """More in flight and on the way than tables have rows at first, and more arrivals than a block holds."""
+    config = plain(
+        {
+            "node.count": 3,
+            "node.slots": 64,
+            "node.queue": 700,
+            "node.failures": {"mtbf": "5s", "mttr": "1s"},
+            "node.network_delay": "30ms",
+            "people.retries": 2,
+            "routing.breaker.failures": 1_000,
+        }
+    )
+    network = Network(config, [Plan(seed=1, count=6_000, grid_ns=NANO, patience_ns=20 * NANO)], boastful=True)
+    reference, compiled = founded(ReferenceEngine, network), founded(CompiledEngine, network)
+    for epoch in range(EPOCHS):
+        for engine in (reference, compiled):
+            engine.run_until((epoch + 1) * EPOCH_NS)
+            settle(engine, epoch)
+        assert_equal(reference, compiled)
+    assert compiled.nexus.count("arrived") > 2 * BLOCK
+    assert compiled.nexus.count("in_flight") > 512
+
+
 @pytest.mark.parametrize("policy", ["score_sampled", "sticky"])
 def test_inv_6_runs_of_both_engines_with_the_chain_write_the_same_files(policy: str, tmp_path: Path) -> None:
     """Every Parquet file, byte by byte."""
     for engine in ("reference", "compiled"):
-        config = hostile({"sim.engine": engine, "routing.policy": policy, "chain.backend": "revm"})
+        config = hostile({"sim.engine": engine, "routing.policy": policy})
         assert run(config, out=tmp_path / engine).status == "complete"
     reference, compiled = (
         {path.name: path.read_bytes() for path in (tmp_path / engine).glob("*.parquet")} for engine in ("reference", "compiled")
@@ -151,13 +175,62 @@ def test_a_new_policy_recompiles_nothing_of_the_engine(tmp_path: Path, monkeypat
     """The loop calls a score through its address: of all of numba's functions, none gets another signature."""
     serve(plain({}), MINUTE_NS, CompiledEngine)
     monkeypatch.syspath_prepend(tmp_path)
-    compiled: list[object] = []
     with event.install_recorder("numba:compile") as recorder:
         for seed in (1, 2):
             (tmp_path / f"own_{seed}.py").write_text(OWN_POLICY.format(seed=seed))
-            engine, _, served = serve(plain({"routing.policy": f"own_{seed}:own"}), MINUTE_NS, CompiledEngine)
+            _, _, served = serve(plain({"routing.policy": f"own_{seed}:own"}), MINUTE_NS, CompiledEngine)
             assert (served["outcome"] == "completed").any()
-        compiled = [record for _, record in recorder.buffer]
-        assert compiled == []
+        assert recorder.buffer == []
         numba.njit(lambda x: x + 1)(1)
-        assert len(recorder.buffer) > 0, "a compilation would have been seen"
+        assert recorder.buffer, "a compilation would have been seen"
+
+
+# Bad input
+
+OVERRUN = {
+    "node.count": 3,
+    "node.slots": 1,
+    "node.queue": 1,
+    "people.workload.poisson.requests_per_day": 10_000_000,
+    "people.tokens.output": 500,
+    "people.retries": 2,
+}
+
+
+@pytest.mark.parametrize("engine", [ReferenceEngine, CompiledEngine])
+def test_full_queues_everywhere_end_in_rejections_that_say_so(engine: type[Any]) -> None:
+    """1,000 requests a second for three nodes with room for six: whoever is not served is told at once."""
+    _, nexus, served = serve(plain(OVERRUN), 20 * NANO, engine)
+    check(nexus)
+    rejected = served[served["outcome"] == "rejected"]
+    assert len(rejected) > 1_000
+    assert set(rejected["reason"]) == {"busy"}
+    assert (rejected["end_ns"] == rejected["arrival_ns"]).all()
+    assert nexus.count("completed") >= 6
+
+
+STILL = {
+    "node.network_delay": 0,
+    "node.failures": {"mtbf": "1s", "mttr": "1s"},
+    "routing.breaker": {"failures": 1, "open": "1ms", "successes": 1_000_000},
+    "reputation.probe_interval": "100ms",
+}
+"""A half-open breaker asks for a million good probes, each of which comes back at once."""
+
+
+def test_time_that_stands_still_is_noticed_and_named_by_both_engines() -> None:
+    said = set()
+    for kind in (ReferenceEngine, CompiledEngine):
+        engine, _ = start(plain(STILL), kind)
+        with pytest.raises(StuckError) as error:
+            engine.run_until(MINUTE_NS)
+        said.add(str(error.value))
+    (line,) = said
+    assert re.fullmatch(r"time stands still at \d+ ns: again and again a reply reaches the Nexus \(probe of node 0\)", line)
+
+
+def test_a_run_whose_time_stands_still_fails_in_one_line() -> None:
+    done = run(plain({**STILL, "sim.epochs": 2}))
+    assert done.status == "failed"
+    assert "time stands still" in done.manifest["reason"]
+    assert "\n" not in done.manifest["reason"]

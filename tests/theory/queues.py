@@ -25,6 +25,7 @@ def exponential_tok(seed: int, count: int, mean_tok: float) -> Column:
     return np.fromiter((math.ceil(mean_tok * exponential(seed, TOKENS, 0, i)) for i in range(count)), np.int64, count)
 
 
+@numba.njit
 def kiefer_wolfowitz(arrival_ns: Column, service_ns: Column, servers: int) -> Column:
     """Each customer's wait at a first-come first-served station, exactly (Kiefer & Wolfowitz 1955).
 
@@ -33,11 +34,11 @@ def kiefer_wolfowitz(arrival_ns: Column, service_ns: Column, servers: int) -> Co
     """
     work_ns = np.zeros(servers, np.int64)
     wait_ns = np.empty(len(arrival_ns), np.int64)
-    gap_ns = np.diff(arrival_ns, append=arrival_ns[-1])
     for i in range(len(arrival_ns)):
+        if i > 0:
+            work_ns = np.sort(np.maximum(work_ns - (arrival_ns[i] - arrival_ns[i - 1]), 0))
         wait_ns[i] = work_ns[0]
         work_ns[0] += service_ns[i]
-        work_ns = np.sort(np.maximum(work_ns - gap_ns[i], 0))
     return wait_ns
 
 

@@ -1,8 +1,7 @@
-"""The reference engine with the whole kernel in it is the queue that theory solved, and the node that carries work by hand."""
+"""Both engines with the whole kernel in them are the queue that theory solved, and the node that carries work by hand."""
 
 import heapq
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattice_core.config.quantities import MAX_DURATION_NS
 from lattice_core.service import RECEIPT_TOK
 from lattice_core.units import NANO
-from tests.sim.served import legs, plain, serve, start, write_trace
+from lattice_sim.compiled import CompiledEngine
+from lattice_sim.reference import ReferenceEngine
+from tests.sim.served import Planned, asked, legs, plain, serve, start
 from tests.sim.served import requests as requests_of
 from tests.theory.brute_node import DONE, BruteNode
 from tests.theory.queues import exponential_tok, kiefer_wolfowitz, poisson_arrivals_ns
+from tests.theory.stations import FIRST_COME, MEAN_TOK, TOKEN_NS, station
 
-TOKEN_NS = 7_000_000
-MEAN_TOK = 300.0
-CUSTOMERS = 10_000
-
-PATIENT = {
-    "people.deadline": f"{MAX_DURATION_NS}ns",
-    "routing.reservation": f"{MAX_DURATION_NS}ns",
-    "people.budget.deposit": 1_000_000,
-}
+BOTH = pytest.mark.parametrize("kind", [ReferenceEngine, CompiledEngine])
 
 
 # Kiefer and Wolfowitz
@@ -35,23 +28,23 @@ PATIENT = {
 
 @pytest.mark.parametrize("load", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("servers", [1, 4, 64])
-def test_waits_equal_the_kiefer_wolfowitz_recursion_customer_by_customer(servers: int, load: float, tmp_path: Path) -> None:
-    arrival_ns = poisson_arrivals_ns(servers, CUSTOMERS, MEAN_TOK * TOKEN_NS / servers / load)
-    arrival_ns -= arrival_ns[0]
-    service_tok = exponential_tok(servers, CUSTOMERS, MEAN_TOK)
+@pytest.mark.parametrize(("kind", "customers"), [(ReferenceEngine, 10_000), (CompiledEngine, 100_000)])
+def test_waits_equal_the_kiefer_wolfowitz_recursion_customer_by_customer(
+    kind: type[Any], customers: int, servers: int, load: float
+) -> None:
+    """To the nanosecond, as services are whole tokens of whole nanoseconds."""
+    arrival_ns = poisson_arrivals_ns(servers, customers, MEAN_TOK * TOKEN_NS / servers / load)
+    service_tok = exponential_tok(servers, customers, MEAN_TOK)
     wait_ns = kiefer_wolfowitz(arrival_ns, service_tok * TOKEN_NS, servers)
     done_ns = arrival_ns + wait_ns + service_tok * TOKEN_NS
     # The first token comes with the prompt, and prompts cost nothing.
-    trace = write_trace(tmp_path, arrival_ns, np.ones_like(service_tok), service_tok + 1)
-    station = {"node.slots": servers, "node.queue": CUSTOMERS, "node.hardware": {"a": "7ms", "b": 0, "prefill_tok_s": 1000}}
-    engine, _ = start(plain({**PATIENT, **station, "people.workload": {"trace": trace}}))
-    engine.service.server["prefill_ns"] = 0.0
+    source = Planned(asked(arrival_ns, np.ones_like(service_tok), service_tok + 1))
+    engine = station({**FIRST_COME, "node.slots": servers}, source, kind)
     engine.run_until(int(done_ns.max()) + 1)
     served = requests_of(engine)
     assert (served["outcome"] == "completed").all()
     np.testing.assert_array_equal(served["arrival_ns"], arrival_ns)
-    first_ns = served["first_token_ns"].replace(-1, 0)  # the first customer is served at 0, which reads as never
-    np.testing.assert_array_equal(first_ns - arrival_ns, wait_ns)
+    np.testing.assert_array_equal(served["first_token_ns"] - arrival_ns, wait_ns)
     np.testing.assert_array_equal(served["end_ns"], done_ns)
 
 
@@ -123,14 +116,14 @@ class Expected:
         self.rows[leg] = ("deadline", first_ns, t_ns, delivered_tok if first_ns >= 0 else 0)
 
 
+@BOTH
 @given(node=nodes, jobs=jobs, delay_ns=delays_ns, deadline_ns=deadlines_ns)
 def test_what_becomes_of_requests_equals_a_node_that_carries_their_work_by_hand(
-    tmp_path_factory: pytest.TempPathFactory, node: dict[str, int], jobs: list[Any], delay_ns: int, deadline_ns: int
+    kind: type[Any], node: dict[str, int], jobs: list[Any], delay_ns: int, deadline_ns: int
 ) -> None:
-    arrival_ns = np.cumsum([0] + [gap_ns for gap_ns, _, _ in jobs[1:]])
+    arrival_ns = np.cumsum([1] + [gap_ns for gap_ns, _, _ in jobs[1:]])  # an end at 0 would read as never
     sizes = [(prompt_tok, output_tok) for _, prompt_tok, output_tok in jobs]
     expected = Expected(BruteNode(**node, chunk_tok=128, whole_ns=True), arrival_ns.tolist(), sizes, delay_ns, deadline_ns)
-    trace = write_trace(tmp_path_factory.getbasetemp(), arrival_ns, *zip(*sizes, strict=True))
     pace = {"a": f"{node['a_ns']}ns", "b": f"{node['b_ns']}ns", "prefill_tok_s": NANO / node["prefill_ns"]}
     config = plain(
         {
@@ -138,11 +131,13 @@ def test_what_becomes_of_requests_equals_a_node_that_carries_their_work_by_hand(
             "node.slots": node["slots"],
             "node.queue": node["queue_room"],
             "node.network_delay": f"{delay_ns}ns",
-            "people.workload": {"trace": trace},
             "people.deadline": f"{deadline_ns}ns",
         }
     )
-    _, _, served = serve(config, int(arrival_ns[-1]) + deadline_ns + 1)
+    engine, _ = start(config, kind)
+    engine._workloads[0] = Planned(asked(arrival_ns, *np.array(sizes).T))
+    engine.run_until(int(arrival_ns[-1]) + deadline_ns + 1)
+    served = requests_of(engine)
     columns = (served[name].tolist() for name in ("reason", "first_token_ns", "end_ns", "output_tok"))
     assert list(zip(*columns, strict=True)) == [row for _, row in sorted(expected.rows.items())]
 
@@ -177,7 +172,7 @@ HOSTILE = {
     ids=["one node", "hostile", "power of two", "random"],
 )
 def test_the_integral_of_what_is_there_is_the_sum_of_the_times_spent_there(changes: dict[str, Any]) -> None:
-    """Little's law to the nanosecond, at each node and at the Nexus: completed, failed and in flight at the end."""
+    """Little's law to the nanosecond, by the reference, at each node and at the Nexus: completed, failed and in flight."""
     until_ns = 900 * NANO
     engine, nexus, served = serve(plain(changes), until_ns)
 
@@ -195,6 +190,26 @@ def test_the_integral_of_what_is_there_is_the_sum_of_the_times_spent_there(chang
     assert len(served) > 1_000
     assert set(served["outcome"]) > {"completed"}
     assert _hostile(served) or "nodes" not in changes
+
+
+@BOTH
+@pytest.mark.parametrize("policy", ["score_sampled", "round_robin"])
+def test_littles_law_holds_of_every_epoch_and_node_to_the_nanosecond(kind: type[Any], policy: str) -> None:
+    """By the record of each epoch; and at each node by the log, as no time passes on the way and each request has one leg."""
+    config = plain({**HOSTILE, "routing.policy": policy, "routing.retries": 0})
+    engine, nexus = start(config, kind)
+    for epoch in range(5):
+        engine.run_until((epoch + 1) * 180 * NANO)
+        engine.records.observe(epoch, engine.now_ns, nexus, [], [], engine.busy_ns())
+    epochs, requests = (engine.records.columns(table) for table in ("epochs", "requests"))
+    assert list(epochs["littles_law_gap_ns"]) == [0] * 5
+    assert min(epochs["mean_in_flight"]) > 1
+    served = pd.DataFrame(requests)
+    served = served[served["dispatch_ns"] >= 0]
+    end_ns = served["end_ns"].where(served["outcome"] != "in_flight", engine.now_ns)
+    stays_ns = (end_ns - served["dispatch_ns"]).groupby(served["node"]).sum()
+    on_nodes_ns = engine.system_ns().sum()
+    assert stays_ns.sum() == on_nodes_ns
 
 
 def _hostile(served: pd.DataFrame) -> bool:
