@@ -57,8 +57,9 @@ fuzz: install
 	.venv/bin/python -m tests.chain.machine.fuzz --steps $(STEPS) --seed $(SEED)
 
 bench: install
-	.venv/bin/lattice bench engine --engine reference --json
+	.venv/bin/lattice bench engine --table
 	.venv/bin/lattice bench gas --json
+	.venv/bin/pytest -q -m thorough -k 99_percent tests/theory
 
 lint: install
 	.venv/bin/ruff check

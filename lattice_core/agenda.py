@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lattice_core.directory import zeros
-from lattice_core.jit import inlined, jit, load, rows, store
+from lattice_core.jit import jit, load, rows, store
 from lattice_core.units import NEVER_NS
 
 NONE = -1
@@ -31,7 +31,7 @@ def new_agenda(capacity: int, old: NDArray[np.int64] | None = None) -> NDArray[n
     return agenda
 
 
-@inlined
+@jit
 def set_time(D: int, table: int, row: int, t_ns: int) -> None:
     """The row is due at `t_ns`, and at no other time."""
     i = (rows(D, table) >> 1) + row
@@ -50,7 +50,7 @@ def time_of(D: int, table: int, row: int) -> int:
     return load(D, table, (rows(D, table) >> 1) + row)
 
 
-@inlined
+@jit
 def first_time(D: int, table: int) -> int:
     """The first time that any row is due."""
     return load(D, table, 1)

@@ -4,6 +4,7 @@ A batch holds a chunk's charges of one epoch, and nothing else ever does: the ch
 them to the vouchers of that epoch. Until its grace has passed, a batch that failed is sent again under its own key.
 """
 
+from lattice_core.directory import Handle
 from lattice_core.jit import jit, rows
 from lattice_core.ledger import fold, has_account
 from lattice_core.split import scale
@@ -13,7 +14,6 @@ from lattice_core.state import (
     NODES,
     NONE,
     SUBMIT,
-    Handle,
     account_at,
     batch_at,
     clock,

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lattice_core.config import Config, NodePopulation, UserPopulation
 from lattice_core.streams import entity_key
 
@@ -37,7 +40,7 @@ class UserEntry(NamedTuple):
 
 def nodes(config: Config) -> list[NodeEntry]:
     """Every node, population by population."""
-    owners = {cluster: iter([u.account for u in users(config) if u.cluster == cluster]) for cluster in _clusters(config)}
+    owners = {cluster: _accounts_of(config, cluster) for cluster in range(1, 1 + len(config.clusters))}
     entries = []
     members = ((p, ordinal) for p in config.nodes for ordinal in range(p.count))
     for i, (p, ordinal) in enumerate(members):
@@ -49,15 +52,27 @@ def nodes(config: Config) -> list[NodeEntry]:
 
 def users(config: Config) -> list[UserEntry]:
     """Every user, population by population."""
-    members = ((p, ordinal) for p in config.users for ordinal in range(p.count))
-    return [
-        UserEntry(i, p, ordinal, entity_key(f"user/{p.name}", ordinal), _cluster(config, p.cluster))
-        for i, (p, ordinal) in enumerate(members)
-    ]
+    return list(each_user(config))
 
 
-def _clusters(config: Config) -> range:
-    return range(1, 1 + len(config.clusters))
+def each_user(config: Config) -> Iterator[UserEntry]:
+    """The same, one by one."""
+    for first, p in zip(first_accounts(config), config.users, strict=True):
+        cluster = _cluster(config, p.cluster)
+        for ordinal in range(p.count):
+            yield UserEntry(first + ordinal, p, ordinal, entity_key(f"user/{p.name}", ordinal), cluster)
+
+
+def members(config: Config) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each account's population, as an index of the config's, and its user's ordinal there."""
+    counts = [population.count for population in config.users]
+    return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])
+
+
+def _accounts_of(config: Config, cluster: int) -> Iterator[int]:
+    for first, p in zip(first_accounts(config), config.users, strict=True):
+        if _cluster(config, p.cluster) == cluster:
+            yield from range(first, first + p.count)
 
 
 def first_accounts(config: Config) -> Iterator[int]:

@@ -73,7 +73,7 @@ class Directory:
 def in_lines(columns: Sequence[tuple[str, Any]]) -> np.dtype[Any]:
     """A dtype of these columns whose rows are whole cache lines: columns that are used together lie together."""
     plain = np.dtype(list(columns), align=True)
-    fields = plain.fields or {}
+    fields: Mapping[str, Any] = plain.fields or {}
     return np.dtype(
         {
             "names": list(fields),

@@ -1,5 +1,6 @@
 """The rules for what the chain says of accounts, deposits, withdrawals, nodes, offers and bonds."""
 
+from lattice_core.directory import Handle
 from lattice_core.jit import jit, rows
 from lattice_core.ledger import fold, has_account
 from lattice_core.reputation import bond_factor
@@ -10,7 +11,6 @@ from lattice_core.state import (
     NODES,
     NONE,
     UP,
-    Handle,
     account_at,
     clock,
     group_at,

@@ -5,8 +5,8 @@ The chain's side of INV-1, that a contract's balance is the sum of the claims it
 
 import numpy as np
 
+from lattice_core.directory import Rows
 from lattice_core.nexus import Nexus
-from lattice_core.state import Rows
 
 
 class InvariantError(AssertionError):

@@ -28,12 +28,12 @@ def inlined[F: Callable[..., Any]](function: F) -> F:
     return cast(F, cached(_compiled(function, forceinline=True)))
 
 
-def _compiled(function: Callable[..., Any], **options: bool) -> Any:
+def _compiled(function: Callable[..., Any], forceinline: bool = False) -> Any:
     """The numba function of which compiled callers get one version, whatever the width of their integers.
 
     Numba would compile one for each width, and for each constant.
     """
-    compiled = numba.njit(error_model="numpy", **options)(function)
+    compiled: Any = numba.njit(error_model="numpy", forceinline=forceinline)(function)
     template = compiled.get_call_template
     compiled.get_call_template = lambda args, kws: template([_wide(kind) for kind in args], kws)
     return compiled
@@ -41,8 +41,8 @@ def _compiled(function: Callable[..., Any], **options: bool) -> Any:
 
 def _wide(kind: Any) -> Any:
     """int64 for any signed integer type, and no type of a single value."""
-    kind = numba.types.unliteral(kind)
-    return numba.int64 if isinstance(kind, numba.types.Integer) and kind.signed else kind
+    kind = numba.types.unliteral(kind)  # type: ignore[no-untyped-call]
+    return numba.int64 if isinstance(kind, numba.types.Integer) and kind.signed else kind  # type: ignore[attr-defined]
 
 
 def cached(compiled: Any) -> Any:

@@ -6,13 +6,13 @@ their root's reservation: one payer, one reservation.
 
 import numpy as np
 
-from lattice_core.jit import inlined, jit, rows
+from lattice_core.directory import Handle
+from lattice_core.jit import jit, rows
 from lattice_core.state import (
     ACCOUNTS,
     NODES,
     NONE,
     RECEIPT,
-    Handle,
     account_at,
     clock,
     gross_at,
@@ -30,7 +30,7 @@ _A, _C = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xCA5A826395121157)
 """Odd words that tell the places of an entry apart."""
 
 
-@inlined
+@jit
 def fold(S: Handle, word: int | np.uint64) -> None:
     """Fold one integer of a decision or of the ledger into the rolling digest."""
     c = clock(S)
@@ -38,7 +38,7 @@ def fold(S: Handle, word: int | np.uint64) -> None:
     c.digest_b = mix(c.digest_b ^ c.digest_a, np.uint64(word))
 
 
-@inlined
+@jit
 def fold_entry(S: Handle, a: int, b: int, c: int, d: int) -> None:
     """Fold four integers that belong together: most of the work does not wait for the digest."""
     fold(S, mix(mix(np.uint64(a) * _A, np.uint64(b)), mix(np.uint64(c) * _C, np.uint64(d))))
@@ -50,7 +50,7 @@ def has_account(S: Handle, account: int) -> bool:
     return 0 <= account < rows(S, ACCOUNTS) and account_at(S, account).known != 0
 
 
-@inlined
+@jit
 def root_of(S: Handle, request: int) -> int:
     """The request whose reservation pays for `request`: its parent, or itself."""
     parent = request_at(S, request).parent

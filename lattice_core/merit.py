@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from lattice_core.directory import Rows
 from lattice_core.nexus import Nexus
 from lattice_core.rewards import Exponents, posted, weight
-from lattice_core.state import Rows
 
 _LOWER_TAIL_SD = 1.6448536269514722
 """Standard deviations from the mean to the 5 % quantile of a normal distribution, which stands for a Beta posterior's."""

@@ -145,7 +145,7 @@ class Nexus:
         SnapshotError for a snapshot of another format, config or version of the rules, or one that was altered.
         """
         nexus = cls(config)
-        dtypes = {name: table.dtype for name, table in nexus._state.tables().items()}
+        dtypes = {name: table.dtype for name, table in nexus.state.tables().items()}
         tables, nexus._events = snapshot.load(blob, dtypes, config.sha256())
         if len(tables["memory"]) != nexus.policy.memory:
             raise snapshot.SnapshotError(
@@ -153,8 +153,8 @@ class Nexus:
                 f"not {len(tables['memory'])}"
             )
         for name, table in tables.items():
-            nexus._state.put(name, aligned(table))
-        requests = nexus._state.requests
+            nexus.state.put(name, aligned(table))
+        requests = nexus.state.requests
         nexus._rows = {int(requests[row]["id"]): row for row in np.flatnonzero(requests["state"] != FREE).tolist()}
         return nexus
 
@@ -164,10 +164,10 @@ class Nexus:
         ValueError if the routing policy cannot be loaded. A policy of another name begins without memory.
         """
         policy = load_policy(config.routing.policy)
-        fresh = _initial(config, policy, int(self._state.params[0]["nexus"]))
+        fresh = _initial(config, policy, int(self.state.params[0]["nexus"]))
         anew = ("params", "weights") if config.routing.policy == self.config.routing.policy else ("params", "weights", "memory")
         for name in anew:
-            self._state.put(name, getattr(fresh, name))
+            self.state.put(name, getattr(fresh, name))
         self.config, self.policy, self._score = config, policy, policy.address
 
     @property

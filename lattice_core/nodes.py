@@ -1,6 +1,7 @@
 """The rules for nodes: they come and go, are probed and audited, and their breakers open and close."""
 
 from lattice_core.agenda import set_time
+from lattice_core.directory import Handle
 from lattice_core.jit import jit, rows
 from lattice_core.ledger import fold
 from lattice_core.reputation import observe_audit, observe_outcome
@@ -17,7 +18,6 @@ from lattice_core.state import (
     PROBE,
     PROBE_TIMERS,
     UP,
-    Handle,
     clock,
     node_at,
     offer_at,

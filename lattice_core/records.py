@@ -209,12 +209,10 @@ class Records:
         """For the nodes and users of `config`, numbered as `census` numbers them."""
         self.log = new_request_log(config.seed)
         """A driver adds each request that ends."""
-        names = [population.name for population in config.users]
         self._models = np.array(list(config.models), object)
-        self._populations = np.array(names, object)
+        self._populations = np.array([population.name for population in config.users], object)
         self._nodes = np.array([entry.population.name for entry in census.nodes(config)], object)
-        self._population_of = np.array([names.index(entry.population.name) for entry in census.users(config)], np.int64)
-        self._user_of = np.array([entry.ordinal for entry in census.users(config)], np.int64)
+        self._population_of, self._user_of = census.members(config)
         self._founding: Sequence[Operation] = ()
         self._observed = _Observed()
 

@@ -12,6 +12,7 @@
 import numpy as np
 
 from lattice_core.agenda import set_time
+from lattice_core.directory import Handle
 from lattice_core.jit import jit, rows
 from lattice_core.ledger import available_nlai, charge, fold, fold_entry, has_account, hold, release, reserve, root_of
 from lattice_core.nodes import observe, send_probe
@@ -53,7 +54,6 @@ from lattice_core.state import (
     UNKNOWN_ACCOUNT,
     UNKNOWN_PARENT,
     UP,
-    Handle,
     account_at,
     clock,
     group_at,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lattice_core.directory import Directory, Handle, in_lines, zeros
-from lattice_core.jit import inlined, jit, load, prefetch_of, row_of, store
+from lattice_core.jit import jit, load, prefetch_of, row_of, store
 from lattice_core.units import NEVER_NS
 
 RECEIPT_TOK = 16
@@ -258,7 +258,7 @@ def accrue(V: Handle, node: int, t_ns: int) -> None:
     s.accrued_ns = t_ns
 
 
-@inlined
+@jit
 def _fill_slots(V: Handle, node: int) -> bool:
     """No slot stays free while a job waits (INV-15). Whether any job was admitted."""
     s = _server_at(V, node)
@@ -310,13 +310,13 @@ def _plan(V: Handle, node: int, t_ns: int) -> None:
             s.next_code = DONE
 
 
-@inlined
+@jit
 def _clock(s: Any, t_ns: int) -> float:
     """The node's virtual clock at `t_ns`."""
     return s.clock + (t_ns - s.since_ns) / s.step_ns if s.step_ns > 0.0 else s.clock
 
 
-@inlined
+@jit
 def _round_up(duration_ns: float) -> int:
     """Whole nanoseconds from now: the one place where a duration is rounded."""
     return max(0, math.ceil(duration_ns - _SLACK_NS))
@@ -426,7 +426,7 @@ def _sink(V: Handle, heap: int, size: int, place: int, row: int) -> None:
     _job_at(V, row).place = place
 
 
-@inlined
+@jit
 def _precedes(x: Any, y: Any) -> bool:
     """Whether job `x` ends before job `y`; at one finish, the one submitted first."""
     return x.finish < y.finish or (x.finish == y.finish and x.no < y.no)

@@ -408,7 +408,7 @@ MEMORY = _dtype(number=f8)
 """What a policy remembers from one decision to the next; the rules neither read nor write it."""
 
 
-_TABLES = {
+_TABLES: dict[str, Any] = {
     "params": PARAMS,
     "weights": WEIGHTS,
     "clock": CLOCK,

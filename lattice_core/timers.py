@@ -4,8 +4,9 @@ They stand in three agendas. At equal times breakers come before requests and re
 """
 
 from lattice_core.agenda import first_row, first_time
+from lattice_core.directory import Handle
 from lattice_core.jit import jit
-from lattice_core.state import BREAKER_TIMERS, PROBE_TIMERS, REQUEST_TIMERS, Handle
+from lattice_core.state import BREAKER_TIMERS, PROBE_TIMERS, REQUEST_TIMERS
 
 
 @jit

@@ -5,8 +5,9 @@ Every rule takes the time, is total (unknown, late and duplicate ids are counted
 and leaves what it asks in `outs`; it returns how many.
 """
 
+from lattice_core.directory import Handle
 from lattice_core.jit import jit
-from lattice_core.state import NONE, Handle, clock, out_at
+from lattice_core.state import NONE, clock, out_at
 from lattice_core.wide import plus
 
 LAST_NS = 2**62

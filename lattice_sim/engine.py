@@ -53,6 +53,7 @@ class Engine(Protocol):
 
     name: str
     """`compiled` or `reference`."""
+    nexus: Nexus
     nodes: list[NodeEntry]
     submissions: list[Submit]
     """Batches that the kernel wants to settle; whoever settles them empties it."""

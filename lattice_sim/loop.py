@@ -219,19 +219,28 @@ def serve(S: Handle, V: Handle, E: Handle, log: Handle, score: int, until_ns: in
             if core.steps > core.most_steps + 64 * core.requests:
                 core.rank = rank
                 return STUCK
+        count, a = 0, NONE  # what the kernel asks, and about whose request
         if rank == SERVICE:
             _serve(S, V, E, first_row(E, _PLANS))
-        elif rank == FIRST_ARRIVAL:
-            _arrive(S, V, E, log, score)
-        elif rank in (TRAVEL, REPLY, ARRIVAL):
-            _deliver(S, V, E, log, score)
+        elif rank == TRAVEL:
+            _reach(V, E)
+        elif rank == REPLY:
+            count, a = _hear(S, V, E, score)
         elif rank == TIMER:
             if first_time(S, REQUEST_TIMERS) != t_ns or not _receipt(S, V, E):
-                _tick(S, V, E, log, score)
+                timers, row = next_timer(S)
+                a = row if timers == REQUEST_TIMERS else NONE
+                count = timer(S, t_ns)
         elif rank == NODE_CHANGE:
             _change(S, V, E)
+        elif rank == PATIENCE:
+            a = _impatient(E)
+            count = cancel(S, a, _ask_at(E, a).request, CLIENT_LEFT, t_ns)
         else:
-            _lose_patience(S, V, E, log)
+            a = _arrive(S, E) if rank == FIRST_ARRIVAL else _come_back(S, E)
+            count = _ask(S, E, a, score)
+        if count > 0:
+            _obey(S, V, E, log, count, a)
 
 
 @inlined
@@ -260,7 +269,7 @@ def _next(S: Handle, E: Handle) -> tuple[int, int]:
 # --- messages ----------------------------------------------------------------------------------------------------------------
 
 
-@inlined
+@jit
 def _send(E: Handle, t_ns: int, rank: int, entity: int, count: int, ask: int, word: int) -> None:
     """Put a message on its way."""
     core = _core_at(E, 0)
@@ -276,11 +285,11 @@ def _send(E: Handle, t_ns: int, rank: int, entity: int, count: int, ask: int, wo
     m.t_ns, m.rank, m.entity, m.count, m.ask, m.word = t_ns, rank, entity, count, ask, word
 
 
-@inlined
-def _receive(E: Handle) -> tuple[int, int, int, int, int]:
-    """Take the first message out: its rank, entity, count, ask and word."""
+@jit
+def _receive(E: Handle) -> tuple[int, int, int, int]:
+    """Take the first message out: its entity, count, ask and word."""
     core, first = _core_at(E, 0), _message_at(E, 0)
-    rank, entity, count, ask, word = first.rank, first.entity, first.count, first.ask, first.word
+    entity, count, ask, word = first.entity, first.count, first.ask, first.word
     core.messages -= 1
     last = _message_at(E, core.messages)
     i = 0
@@ -297,10 +306,10 @@ def _receive(E: Handle) -> tuple[int, int, int, int, int]:
         _move(E, child, i)
         i = child
     _move(E, core.messages, i)
-    return rank, entity, count, ask, word
+    return entity, count, ask, word
 
 
-@inlined
+@jit
 def _before(t_ns: int, rank: int, entity: int, count: int, m: Any) -> bool:
     """Whether an event comes before the message `m`."""
     if t_ns != m.t_ns:
@@ -312,37 +321,32 @@ def _before(t_ns: int, rank: int, entity: int, count: int, m: Any) -> bool:
     return count < m.count
 
 
-@inlined
+@jit
 def _move(E: Handle, source: int, target: int) -> None:
     a, b = _message_at(E, source), _message_at(E, target)
     b.t_ns, b.rank, b.entity, b.count, b.ask, b.word = a.t_ns, a.rank, a.entity, a.count, a.ask, a.word
 
 
-@inlined
-def _deliver(S: Handle, V: Handle, E: Handle, log: Handle, score: int) -> None:
-    """The first message is there."""
-    rank, entity, count, a, word = _receive(E)
+@jit
+def _hear(S: Handle, V: Handle, E: Handle, score: int) -> tuple[int, int]:
+    """A reply reaches the Nexus: how much it asks, and about which request."""
+    entity, count, a, word = _receive(E)
     now_ns = _core_at(E, 0).now_ns
-    if rank == ARRIVAL:
-        _ask_again(S, V, E, log, score, a)
-    elif entity < 0:
-        _obey(S, V, E, log, probed(S, -1 - entity, count, word != 0, now_ns), NONE)
-    elif _ask_at(E, a).leg != entity:
-        return  # given up on the way
-    elif rank == TRAVEL:
-        _reach(V, E, a)
-    elif count == BEGUN:
-        _ask_at(E, a).began = 1
+    if entity < 0:
+        return probed(S, -1 - entity, count, word != 0, now_ns), NONE
+    ask = _ask_at(E, a)
+    if ask.leg != entity:
+        return 0, NONE  # given up on the way
+    if count == BEGUN:
+        ask.began = 1
         set_time(E, _WAITS, a, NEVER_NS)
-        first_token(S, entity, now_ns)
-    elif count == COMPLETE:
-        _ask_at(E, a).leg = NONE
-        _obey(S, V, E, log, complete(S, entity, _ask_at(E, a).delivered_tok, now_ns), a)
-    else:
-        if count == LOST:
-            _stop_job(S, V, E, a)
-        _ask_at(E, a).leg = NONE
-        _obey(S, V, E, log, fail(S, entity, word, now_ns, score), a)
+        return first_token(S, entity, now_ns), a
+    if count == LOST:
+        _stop_job(S, V, E, a)
+    ask.leg = NONE
+    if count == COMPLETE:
+        return complete(S, entity, ask.delivered_tok, now_ns), a
+    return fail(S, entity, word, now_ns, score), a
 
 
 # --- users -------------------------------------------------------------------------------------------------------------------
@@ -365,15 +369,15 @@ def _next_arrival(E: Handle) -> None:
                 core.next_population, core.arrival_ns = p, t_ns
 
 
-@inlined
+@jit
 def _column(E: Handle, population: int, column: int, i: int) -> int:
     """A number of the population's block of arrivals."""
     return load(E, _BLOCKS + population * len(COLUMNS) + column, i)
 
 
 @inlined
-def _arrive(S: Handle, V: Handle, E: Handle, log: Handle, score: int) -> None:
-    """The next arrival: a user asks for the first time."""
+def _arrive(S: Handle, E: Handle) -> int:
+    """The next arrival: a user wants to ask for the first time. The ask."""
     core = _core_at(E, 0)
     p = core.next_population
     population = _population_at(E, p)
@@ -390,17 +394,18 @@ def _arrive(S: Handle, V: Handle, E: Handle, log: Handle, score: int) -> None:
     if i + AHEAD < population.count:
         prefetch_account(S, population.first_account + _column(E, p, _USER, i + AHEAD))
     _next_arrival(E)
-    _ask(S, V, E, log, score, a)
+    return a
 
 
 @jit
-def _ask_again(S: Handle, V: Handle, E: Handle, log: Handle, score: int, later: int) -> None:
-    """The ask that stands in `later` arrives once more."""
+def _come_back(S: Handle, E: Handle) -> int:
+    """A user wants to ask again what stands in `later`. The ask."""
     core, a = _core_at(E, 0), clock(S).free_request
+    later = _receive(E)[2]
     _copy(_later_at(E, later), _ask_at(E, a))
     _later_at(E, later).next_free = core.free_later
     core.free_later = later
-    _ask(S, V, E, log, score, a)
+    return a
 
 
 @jit
@@ -413,26 +418,25 @@ def _copy(source: Any, target: Any) -> None:
 
 
 @jit
-def _ask(S: Handle, V: Handle, E: Handle, log: Handle, score: int, a: int) -> None:
+def _ask(S: Handle, E: Handle, a: int, score: int) -> int:
     """A user asks: the request arrives, in the row that the kernel will give it."""
     core, ask = _core_at(E, 0), _ask_at(E, a)
     population = _population_at(E, ask.population)
     core.requests += 1
     request = core.requests
     ask.request, ask.arrival_ns, ask.leg, ask.began = request, core.now_ns, NONE, 0
-    count = arrive(
+    if ask.patience_ns < NEVER_NS - core.now_ns:
+        set_time(E, _WAITS, a, core.now_ns + ask.patience_ns)
+    return arrive(
         S, request, 0, NONE, ask.account, ask.account, ask.session, ask.model, load(E, _KIND_OF, ask.model),
         population.cluster, population.privacy, ask.prompt_tok, ask.max_tok, population.max_fee_nlai,
         core.now_ns + population.limit_ns, ask.prefix, False, core.now_ns, score,
     )  # fmt: skip
-    _obey(S, V, E, log, count, a)
-    if ask.request == request and ask.patience_ns < NEVER_NS - core.now_ns:
-        set_time(E, _WAITS, a, core.now_ns + ask.patience_ns)
 
 
 @jit
-def _lose_patience(S: Handle, V: Handle, E: Handle, log: Handle) -> None:
-    """No first token yet: of all who have waited long enough, the user who asked first leaves."""
+def _impatient(E: Handle) -> int:
+    """No first token yet: of all who have waited long enough, the user who asked first leaves. The ask."""
     a = first_row(E, _WAITS)
     other = next_row(E, _WAITS, a)
     while other != NONE:
@@ -440,8 +444,7 @@ def _lose_patience(S: Handle, V: Handle, E: Handle, log: Handle) -> None:
             a = other
         other = next_row(E, _WAITS, other)
     set_time(E, _WAITS, a, NEVER_NS)
-    ask = _ask_at(E, a)
-    _obey(S, V, E, log, cancel(S, a, ask.request, CLIENT_LEFT, _core_at(E, 0).now_ns), a)
+    return a
 
 
 @jit
@@ -496,9 +499,12 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
 
 
 @inlined
-def _reach(V: Handle, E: Handle, a: int) -> None:
+def _reach(V: Handle, E: Handle) -> None:
     """The node takes the request, or refuses it, or is not there."""
+    leg, _, a, _ = _receive(E)
     ask, now_ns = _ask_at(E, a), _core_at(E, 0).now_ns
+    if ask.leg != leg:
+        return  # given up on the way
     node, why = _node_at(E, ask.node), NODE_LOST
     if node.broken == 0:
         job = service.submit(V, ask.node, a, ask.prompt_tok, ask.output_tok, now_ns)
@@ -510,7 +516,7 @@ def _reach(V: Handle, E: Handle, a: int) -> None:
     _send(E, now_ns + node.delay_ns, REPLY, ask.leg, FAILED, a, why)
 
 
-@inlined
+@jit
 def _plan(V: Handle, E: Handle, node: int) -> None:
     """Note the node's next first token or completion."""
     set_time(E, _PLANS, node, service.next_ns(V, node))
@@ -572,13 +578,6 @@ def _stop_job(S: Handle, V: Handle, E: Handle, a: int) -> None:
         _plan(V, E, ask.node)
     if ask.delivered_tok > 0:
         progress(S, ask.leg, ask.delivered_tok, now_ns)
-
-
-@jit
-def _tick(S: Handle, V: Handle, E: Handle, log: Handle, score: int) -> None:
-    """The kernel's next timer."""
-    timers, row = next_timer(S)
-    _obey(S, V, E, log, timer(S, _core_at(E, 0).now_ns), row if timers == REQUEST_TIMERS else NONE)
 
 
 # --- nodes -------------------------------------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ class Run:
     ) -> Self:
         """The run of `config` that left `records`. `beyond_horizon`: requests of traces that would come after its end.
 
-        `address_book`: where on its chain the contracts are to be found; `engine`: what served it, if not what the config names;
-        `branches`: where another config had been in force until then, (epochs done, its hash).
+        `address_book`: where on its chain the contracts are to be found; `engine`: what served it, if not what the config
+        names; `branches`: where another config had been in force until then, (epochs done, its hash).
         """
         frames = {table: _frame(table, records) for table in TABLES}
         manifest = {
@@ -100,7 +100,7 @@ class Run:
             "address_book": None if address_book is None else f"0x{address_book.hex()}",
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
-            "cpu": _cpu(),
+            "cpu": cpu(),
             "config": config.document(),
             "timings": dict(timings or {}),
         }
@@ -291,7 +291,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def cpu() -> str:
     """The processor's model, on which bit equality is promised."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

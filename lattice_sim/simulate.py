@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from lattice_core.batch import MAX_ENTRIES
 from lattice_core.chain.port import Refused, Reverted
 from lattice_core.config import Config, ConfigError, revise
 from lattice_core.records import Records
@@ -35,18 +34,14 @@ def run(
     the simulation.
 
     Ctrl-C, a settlement that reverts and time that stands still end the run early: its status says so, and it holds the epochs
-    done. After Ctrl-C `out` has a checkpoint too, for `resume`, unless engine or chain cannot be saved. With `keep_every` there is one after each so many epochs, should the process be killed. Raises ConfigError for bad
-    input, and for an `out` that exists unless `force` replaces it.
+    done. After Ctrl-C `out` has a checkpoint too, for `resume`, unless engine or chain cannot be saved. With `keep_every` there
+    is one after each so many epochs, should the process be killed. Raises ConfigError for bad input, and for an `out` that
+    exists unless `force` replaces it.
     """
     if not isinstance(config, Config):
         config = networks.read(config)
     if changes:
         config = revise(config, changes)
-    nodes = sum(population.count for population in config.nodes)
-    if nodes > MAX_ENTRIES:
-        raise ConfigError(
-            f"{config.name}: nodes: must be at most {MAX_ENTRIES} in all, which one settlement can pay, not {nodes}"
-        )
     if (journal or keep_every) and out is None:
         raise ConfigError(f"{'journal' if journal else 'checkpoint'}: needs an out to be written to")
     with Draft(out, force=force) if out is not None else nullcontext() as draft:

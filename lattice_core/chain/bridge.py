@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_core.batch import Chunk
+from lattice_core.batch import MAX_ENTRIES, Chunk
 from lattice_core.census import NodeEntry, UserEntry, identity, nodes, users
 from lattice_core.chain.contracts import Network
 from lattice_core.chain.contracts.contract import to_wei
@@ -21,7 +21,7 @@ from lattice_core.chain.keys import Key, key_of
 from lattice_core.chain.port import Chain, Receipt
 from lattice_core.chain.typed_data import domain
 from lattice_core.chain.vouchers import Signed, Voucher, sign
-from lattice_core.config import Config
+from lattice_core.config import Config, ConfigError
 from lattice_core.events import (
     AccountOpened,
     BatchConfirmed,
@@ -65,8 +65,10 @@ class Bridge:
     ) -> None:  # fmt: skip
         """Deploy the contracts of `config` on `chain`, or take up those of a bridge that was `saved` with it.
 
-        Every key is derived from `secret`. Raises Reverted, and ConfigError if the gas model is of other contracts.
+        Every key is derived from `secret`. Raises Reverted, and ConfigError if the gas model is of other contracts or one
+        settlement would have more users or nodes than a transaction can pay.
         """
+        _check_sizes(config)
         self._gas = load()
         self.chain = chain
         self.nexus = nexus
@@ -289,3 +291,10 @@ class Bridge:
         """The address of a key that the chain may sign with from now on."""
         self.chain.add_key(key)
         return key.address
+
+
+def _check_sizes(config: Config) -> None:
+    sizes = {"nodes": sum(population.count for population in config.nodes), "chain.chunk_users": config.chain.chunk_users}
+    for key, size in sizes.items():
+        if size > MAX_ENTRIES:
+            raise ConfigError(f"{config.name}: {key}: must be at most {MAX_ENTRIES}, which one settlement can pay, not {size}")

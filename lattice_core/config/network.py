@@ -470,7 +470,7 @@ class UserPopulation(Section):
 
     name: Name
     """Names the population in results and on the command line."""
-    count: Count
+    count: Annotated[int, Field(ge=1, le=10_000_000)]
     """Number of users."""
     model: Annotated[
         dict[ModelName, Annotated[float, Field(gt=0, le=1e6)]],
@@ -704,8 +704,8 @@ class Chain(Section):
     """Where the node listens; only rpc reads it."""
     epoch_ns: Duration = HOUR_NS
     """Time between settlements."""
-    chunk_users: Annotated[int, Field(ge=1, le=1_000)] = 1_000
-    """Users in one settlement transaction, which has a gas cap."""
+    chunk_users: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_000
+    """Users in one settlement transaction, whose gas cap a chain keeps to: 1,000 at most."""
     grace_epochs: Annotated[int, Field(ge=1, le=8)] = 2
     """Epochs after its end in which an epoch's batch may settle."""
     collection_epochs: Annotated[int, Field(ge=1, le=48)] = 48

@@ -9,12 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lattice_cli.bench import engine
 from lattice_cli.main import main
-from lattice_core.capacity import utilisation
 from lattice_core.config import schema
 from lattice_sim import load_run
 from lattice_sim.networks import SHIPPED
@@ -106,7 +102,7 @@ def test_run_writes_a_directory_named_by_network_and_config(folder: Path, capsys
     assert f"runs/{out.name}/report.html" in said
     assert "requests arrived" in said
     assert progress == ""
-    assert main(["run", "local.yaml", "--set", "sim.epochs=1"]) == 2
+    assert main(["run", "local.yaml", "--set", "sim.epochs=1", "--engine", "reference"]) == 2
     assert "exists already" in capsys.readouterr().err
 
 
@@ -153,22 +149,6 @@ print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)
 def test_schema_prints_the_schema_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema()
-
-
-@given(st.integers(1, 2000), st.integers(1, 10**6))
-def test_the_bench_asks_for_seventy_percent_of_its_nodes(nodes: int, requests: int) -> None:
-    config = engine.network(nodes, requests, "reference")
-    assert sum(population.count for population in config.nodes) == nodes
-    assert utilisation(config, next(iter(config.models))) == pytest.approx([engine.LOAD] * 24)
-
-
-def test_the_bench_reports_what_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "engine", "--nodes", "3", "--requests", "40", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    names = ["engine", "nodes", "requests", "requests_per_s", "compile_s", "peak_mib", "digest", "switched_on"]
-    assert list(said) == names
-    assert said["nodes"] == 3
-    assert said["requests"] > 0
 
 
 @pytest.fixture

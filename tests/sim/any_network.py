@@ -135,7 +135,7 @@ _USERS = st.fixed_dictionaries(
     }
 )
 _ROUTING = {
-    "policy": _pick(*POLICIES, *_OWN),
+    "policy": _pick(*POLICIES, *_OWN, *_OWN),
     "candidates": _pick(None, None, 1, 3, 64),
     "explore": _pick(0, 0.03, 0.5, 1),
     "under_observed": _pick(0, 3, 30),
@@ -177,13 +177,16 @@ def networks(draw: st.DrawFn) -> Network:
         drawn |= {"privacy": privacy, "cluster": home or draw(_pick(None, "clinic")), "name": f"user{i}"}
         users.append(drawn | {"model": dict.fromkeys(models, 1.0), "workload": draw(_WORKLOADS)})
         plans.append(draw(st.none() | st.builds(Plan, st.integers(0, 2**32), st.integers(1, 80), _GRIDS_NS, _GRIDS_NS)))
+    routing = draw(st.fixed_dictionaries(_ROUTING))
+    if routing["policy"] == _OWN[0] and draw(st.booleans()):  # too dear for its score
+        nodes = [population | {"price": {"input": 0, "output": 100}} for population in nodes]
     changes = {
         "seed": draw(st.integers(0, 2**63 - 1)),
         "models": _MODELS,
         "clusters": [{"name": "clinic"}],
         "nodes": nodes,
         "users": users,
-        "routing": draw(st.fixed_dictionaries(_ROUTING)),
+        "routing": routing,
         "reputation": {
             "audit_rate": draw(_pick(0, 0.2, 1)),
             "probe_interval": draw(_pick("2s", "10s")) if sum(p["count"] for p in nodes) < 12 else "1m",
