@@ -111,6 +111,12 @@ def reserve(S: Handle, leg: int, nlai: int) -> None:
 
 
 @jit
+def gross_row(S: Handle, account: int, node: int) -> int:
+    """The row of `gross` for what the account's chunk owes the node."""
+    return (account // params(S).chunk_users) * rows(S, NODES) + node
+
+
+@jit
 def charge(S: Handle, leg: int, nlai: int) -> None:
     """Take `nlai` ≤ the leg's reservation for the leg's node, against a receipt, and let go of the rest of the commitment."""
     le = leg_at(S, leg)
@@ -130,7 +136,7 @@ def charge(S: Handle, leg: int, nlai: int) -> None:
     a.held_nlai -= purchased
     a.debit_nlai += purchased
     node = offer_at(S, le.offer).node
-    owed = gross_at(S, (r.account // params(S).chunk_users) * rows(S, NODES) + node)
+    owed = gross_at(S, gross_row(S, r.account, node))
     owed.nlai += purchased
     owed.faucet_nlai += faucet
     node_at(S, node).gross_nlai += nlai

@@ -14,7 +14,18 @@ import numpy as np
 from lattice_core.agenda import set_time
 from lattice_core.directory import Handle
 from lattice_core.jit import jit, rows
-from lattice_core.ledger import available_nlai, charge, fold, fold_entry, has_account, hold, release, reserve, root_of
+from lattice_core.ledger import (
+    available_nlai,
+    charge,
+    fold,
+    fold_entry,
+    gross_row,
+    has_account,
+    hold,
+    release,
+    reserve,
+    root_of,
+)
 from lattice_core.nodes import observe, send_probe
 from lattice_core.pricing import fee_nlai
 from lattice_core.reputation import observe_first_token, observe_pace
@@ -62,6 +73,7 @@ from lattice_core.state import (
     offer_at,
     out_at,
     params,
+    prefetch_gross,
     request_at,
 )
 from lattice_core.streams import AUDITS, mix, uniform
@@ -390,6 +402,7 @@ def complete(S: Handle, leg_id: int, output_tok: int, t_ns: int) -> int:
     le = leg_at(S, leg)
     request, offer = le.request, le.offer
     r, o = request_at(S, request), offer_at(S, offer)
+    prefetch_gross(S, gross_row(S, r.account, o.node))
     le.to_tok = max(le.to_tok, min(output_tok, r.max_tok))
     if le.first_token_ns != 0:
         observe_pace(S, offer, t - le.first_token_ns, le.to_tok - le.from_tok - 1, t)

@@ -184,6 +184,15 @@ def next_ns(V: Handle, node: int) -> int:
 
 
 @jit
+def next_leg(V: Handle, node: int) -> int:
+    """Whose first token or completion that is; NONE if none is due."""
+    s = _server_at(V, node)
+    if s.next_ns == NEVER_NS:
+        return NONE
+    return _job_at(V, s.head if s.next_code == FIRST_TOKEN else load(V, _HEAP, s.heap)).leg
+
+
+@jit
 def advance(V: Handle, node: int, t_ns: int) -> tuple[int, int]:
     """Take the node's next event if it is due by `t_ns`: (FIRST_TOKEN or DONE, leg), at time `next_ns`; else (NOTHING, NONE).
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_core.agenda import new_agenda
+from lattice_core.agenda import new_agenda, times
 from lattice_core.directory import Directory, Handle, Rows, aligned, in_lines, zeros
 from lattice_core.jit import jit, prefetch_of, row_of
 
@@ -449,8 +449,9 @@ _AT = {name: row_of(dtype, table) for table, (name, dtype) in enumerate(_TABLES.
     account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, out_at, _ask_at, candidate_at, _memory_at,
 ) = _AT.values()  # fmt: skip
 
-prefetch_node, prefetch_offer, prefetch_request, prefetch_leg, prefetch_account = (
-    prefetch_of(_TABLES[name], list(_TABLES).index(name)) for name in ("nodes", "offers", "requests", "legs", "accounts")
+prefetch_node, prefetch_offer, prefetch_request, prefetch_leg, prefetch_account, prefetch_gross = (
+    prefetch_of(_TABLES[name], list(_TABLES).index(name))
+    for name in ("nodes", "offers", "requests", "legs", "accounts", "gross")
 )
 
 
@@ -529,7 +530,7 @@ class State(Directory):
 
     def _make_timer_room(self, name: str, capacity: int) -> None:
         timers = getattr(self, name)
-        if capacity > len(timers) // 2:
+        if capacity > len(times(timers)):
             self.put(name, new_agenda(capacity, timers))
 
     def make_account_room(self, account: int) -> None:

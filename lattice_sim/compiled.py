@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lattice_core import census, service
 from lattice_core.agenda import first_row, new_agenda
 from lattice_core.config import Config
-from lattice_core.directory import Directory, zeros
+from lattice_core.directory import Directory, aligned, zeros
 from lattice_core.events import Command, Event, Submit
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
@@ -64,6 +64,9 @@ class CompiledEngine:
         tables.put("nodes", _node_rows(self.nodes))
         tables.put("populations", _population_rows(config))
         tables.put("kind_of", np.array([KINDS.index(model.kind) for model in config.models.values()], np.int64))
+        tables.put("delays", aligned(np.array([entry.population.network_delay_ns for entry in self.nodes], np.int64)))
+        tables.put("broken", zeros(count, np.int64))
+        tables.put("next_asks", zeros(count, np.int64))
         tables.put("changes", new_agenda(2 * count))
         tables.put("plans", new_agenda(count))
         tables.put("waits", new_agenda(1))
@@ -173,7 +176,7 @@ def _node_rows(nodes: Sequence[census.NodeEntry]) -> NDArray[Any]:
     rows = zeros(len(nodes), loop.NODE)
     for row, entry in zip(rows, nodes, strict=True):
         population = entry.population
-        row["key"], row["delay_ns"], row["days"] = entry.key, population.network_delay_ns, loop.ALWAYS
+        row["key"], row["days"] = entry.key, loop.ALWAYS
         row["mtbf_ns"] = NEVER_NS
         if population.failures is not None:
             row["mtbf_ns"], row["mttr_ns"] = population.failures.mtbf_ns, population.failures.mttr_ns

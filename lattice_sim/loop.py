@@ -12,7 +12,7 @@ from lattice_core import service
 from lattice_core.agenda import first_row, first_time, next_row, set_time
 from lattice_core.directory import Handle, in_lines
 from lattice_core.faults import audit_passes, day_start_ns, wait_ns
-from lattice_core.jit import inlined, jit, load, row_of, rows
+from lattice_core.jit import inlined, jit, load, prefetch_of, row_of, rows, store
 from lattice_core.nodes import audited, node_down, node_up, probed
 from lattice_core.request_log import add
 from lattice_core.requests import LEG_ROW_BITS, arrive, cancel, complete, fail, first_token, progress, timer
@@ -89,8 +89,6 @@ CORE = np.dtype(
 
 NODE = in_lines(
     [
-        ("delay_ns", i8),
-        ("broken", i8),
         ("key", i8),
         ("days", i8),  # HOURS, SPELLS or ALWAYS
         ("up", i8),  # whether it has announced itself
@@ -171,20 +169,28 @@ TABLES: dict[str, Any] = {
     "changes": i8,
     "plans": i8,
     "waits": i8,
+    "delays": i8,
+    "broken": i8,
+    "next_asks": i8,
     "kind_of": i8,
 }
 """Fixed tables; a block of arrivals follows for each population, a table a column of `workload.Requests`.
 
 `changes` is the agenda of nodes, two rows each: days, and breakdowns; `plans` that of their next first tokens and completions;
 `waits` that of asks whose users lose patience. An ask stands in the row of the kernel's request; while its user waits to ask
-again, in `later`. `kind_of` is the kind of each model.
+again, in `later`. Of each node, `delays` has the way there or back, ns, `broken` whether it is, and `next_asks` whose token or
+answer comes next. `kind_of` is the kind of each model.
 """
-_NODES, _POPULATIONS, _MESSAGES, _CHANGES, _PLANS, _WAITS, _KIND_OF = (
-    list(TABLES).index(name) for name in ("nodes", "populations", "messages", "changes", "plans", "waits", "kind_of")
-)
+_NODES, _POPULATIONS, _ASKS, _MESSAGES, _CHANGES, _PLANS, _WAITS, _DELAY, _BROKEN, _NEXT_ASK, _KIND_OF = (
+    list(TABLES).index(name)
+    for name in (
+        "nodes", "populations", "asks", "messages", "changes", "plans", "waits", "delays", "broken", "next_asks", "kind_of",
+    )
+)  # fmt: skip
 _core_at, _node_at, _population_at, _ask_at, _later_at, _message_at = (
     row_of(dtype, table) for table, dtype in enumerate(list(TABLES.values())[:6])
 )
+prefetch_ask = prefetch_of(ASK, _ASKS)
 COLUMNS = ("t_ns", "user", "model", "prompt_tok", "output_tok", "max_tok", "patience_ns", "session", "prefix")
 _T, _USER, _MODEL, _PROMPT, _OUTPUT, _MAX, _PATIENCE, _SESSION, _PREFIX = range(len(COLUMNS))
 _BLOCKS = len(TABLES)
@@ -479,7 +485,7 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
         if o.kind == DISPATCH:
             ask = _ask_at(E, a)
             ask.leg, ask.node, ask.job, ask.delivered_tok = o.leg, o.node, NONE, 0
-            _send(E, now_ns + _node_at(E, o.node).delay_ns, TRAVEL, o.leg, 0, a, 0)
+            _send(E, now_ns + load(E, _DELAY, o.node), TRAVEL, o.leg, 0, a, 0)
             service.prefetch(V, o.node)
         elif o.kind == STATUS:
             _end(E, log, a, o)
@@ -490,8 +496,8 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
                 service.cancel(V, ask.job, now_ns)
                 _plan(V, E, ask.node)
         elif o.kind == PROBE:
-            node = _node_at(E, o.node)
-            _send(E, now_ns + 2 * node.delay_ns, REPLY, -1 - o.node, o.leg, NONE, 1 - node.broken)
+            well = 1 - load(E, _BROKEN, o.node)
+            _send(E, now_ns + 2 * load(E, _DELAY, o.node), REPLY, -1 - o.node, o.leg, NONE, well)
         elif o.kind == AUDIT:
             ask = _ask_at(E, a)
             passed = audit_passes(core.seed, account_at(S, ask.account).key, ask.arrival_ns)
@@ -505,28 +511,29 @@ def _reach(V: Handle, E: Handle) -> None:
     ask, now_ns = _ask_at(E, a), _core_at(E, 0).now_ns
     if ask.leg != leg:
         return  # given up on the way
-    node, why = _node_at(E, ask.node), NODE_LOST
-    if node.broken == 0:
+    why = NODE_LOST
+    if load(E, _BROKEN, ask.node) == 0:
         job = service.submit(V, ask.node, a, ask.prompt_tok, ask.output_tok, now_ns)
         if job != service.QUEUE_FULL:
             ask.job = job
             _plan(V, E, ask.node)
             return
         why = NODE_REFUSED
-    _send(E, now_ns + node.delay_ns, REPLY, ask.leg, FAILED, a, why)
+    _send(E, now_ns + load(E, _DELAY, ask.node), REPLY, ask.leg, FAILED, a, why)
 
 
 @jit
 def _plan(V: Handle, E: Handle, node: int) -> None:
     """Note the node's next first token or completion."""
     set_time(E, _PLANS, node, service.next_ns(V, node))
+    store(E, _NEXT_ASK, node, service.next_leg(V, node))
 
 
 @inlined
 def _serve(S: Handle, V: Handle, E: Handle, node: int) -> None:
     """The node has a first token or a whole answer ready; it reaches the Nexus after the way back."""
     now_ns = _core_at(E, 0).now_ns
-    at_ns = now_ns + _node_at(E, node).delay_ns
+    at_ns = now_ns + load(E, _DELAY, node)
     while service.next_ns(V, node) <= now_ns:
         code, a = service.advance(V, node, now_ns)
         ask = _ask_at(E, a)
@@ -540,7 +547,9 @@ def _serve(S: Handle, V: Handle, E: Handle, node: int) -> None:
         prefetch_leg(S, ask.leg & _LEG_ROW)
     prefetch_node(S, node)
     _plan(V, E, node)
-    service.prefetch(V, first_row(E, _PLANS))
+    following = first_row(E, _PLANS)
+    service.prefetch(V, following)
+    prefetch_ask(E, load(E, _NEXT_ASK, following))
 
 
 @jit
@@ -644,9 +653,9 @@ def _begin_breakdowns(E: Handle, node: int) -> None:
 def _break(V: Handle, E: Handle, node: int) -> None:
     """A node breaks and loses what it was doing, or is repaired; it tells nobody."""
     core, n = _core_at(E, 0), _node_at(E, node)
-    n.broken = 1 - n.broken
-    if n.broken:
-        at_ns = core.now_ns + n.delay_ns
+    store(E, _BROKEN, node, 1 - load(E, _BROKEN, node))
+    if load(E, _BROKEN, node):
+        at_ns = core.now_ns + load(E, _DELAY, node)
         while True:
             a, receipted_tok = service.evict(V, node, core.now_ns)
             if a == service.NONE:

@@ -91,8 +91,8 @@ DEFECTS = [
     Defect(
         invariant="INV-6",
         file="lattice_core/agenda.py",
-        find="        i *= 2\n        if load(D, table, i) != t_ns:\n            i += 1\n",
-        replace="        i = 2 * i + 1\n        if load(D, table, i) != t_ns:\n            i -= 1\n",
+        find="        i *= 8\n        while load(D, table, i) != t_ns:\n            i += 1\n",
+        replace="        i = 8 * i + 7\n        while load(D, table, i) != t_ns:\n            i -= 1\n",
         test="tests/core/test_agenda.py::test_an_agenda_says_what_a_plain_list_of_times_says",
     ),
     Defect(

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lattice_core.agenda import new_agenda
+from lattice_core.agenda import times as due_ns
 from lattice_core.invariants import check_money, check_requests
 from lattice_core.nexus import Nexus
 from lattice_core.state import FREE, HELD, NONE, OPEN, RUNNING, UP
@@ -92,12 +94,11 @@ def timers(nexus: Nexus) -> None:
     }
     for name, rows in waiting.items():
         agenda = nexus.table(name)
-        capacity = len(agenda) // 2
-        assert all(agenda[i] == min(agenda[2 * i], agenda[2 * i + 1]) for i in range(1, capacity))
-        due = agenda[capacity:] != NEVER_NS
+        np.testing.assert_array_equal(agenda, new_agenda(len(due_ns(agenda)), agenda))
+        due = due_ns(agenda) != NEVER_NS
         np.testing.assert_array_equal(due[: len(rows)], rows)
         assert not due[len(rows) :].any()
-    ends = nexus.table("request_timers")[len(nexus.table("request_timers")) // 2 :][: len(requests)]
+    ends = due_ns(nexus.table("request_timers"))[: len(requests)]
     assert (ends[requests["state"] != FREE] >= requests["arrival_ns"][requests["state"] != FREE]).all()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lattice_core import routing, state
+from lattice_core.agenda import times
 from lattice_core.events import (
     Arrive,
     Audited,
@@ -315,8 +316,7 @@ def test_inv_8_one_more_node_changes_no_others_quality_draw_and_no_others_probe_
         town.user(0)
         town.ask()
         quality.append({factor.node: factor.seen["quality"] for factor in town.nexus.explain(1) if factor.node < 20})
-        timers = town.rows("probe_timers")
-        probes.append(timers[len(timers) // 2 :][:20].tolist())
+        probes.append(times(town.rows("probe_timers"))[:20].tolist())
     assert len(quality[0]) == len(probes[0]) == 20
     assert quality[0] == quality[1]
     assert probes[0] == probes[1]

@@ -9,25 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lattice_core import census
 from lattice_core.config import Config, parse, revise
-from lattice_core.events import (
-    AccountOpened,
-    Bonded,
-    Cancel,
-    Command,
-    Complete,
-    Deposited,
-    Dispatch,
-    Event,
-    Fail,
-    FaucetGranted,
-    NodeRegistered,
-    OfferPosted,
-)
+from lattice_core.events import Cancel, Command, Complete, Dispatch, Event, Fail
+from lattice_core.founding import founding
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
-from lattice_core.state import KINDS
 from lattice_core.units import NEVER_NS
 from lattice_sim.reference import ReferenceEngine
 from lattice_sim.workload import Requests
@@ -138,21 +124,6 @@ def plain(changes: Mapping[str, Any]) -> Config:
     short = {"node": "nodes.node", "people": "users.people"}
     paths = ((path.partition("."), value) for path, value in changes.items())
     return revise(PLAIN, {f"{short.get(head, head)}{dot}{rest}": value for (head, dot, rest), value in paths})
-
-
-def founding(config: Config) -> Iterator[Event]:
-    """What the chain would tell of everyone in the config."""
-    for user in census.users(config):
-        budget = user.population.budget
-        yield AccountOpened(0, user.account, user.key, user.cluster)
-        yield Deposited(0, user.account, budget.deposit_nlai)
-        yield FaucetGranted(0, user.account, budget.faucet_nlai)
-    for entry in census.nodes(config):
-        p, node = entry.population, entry.node
-        yield NodeRegistered(0, node, entry.key, KINDS.index(p.kind), entry.cluster, entry.owner, p.slots, p.queue)
-        yield Bonded(0, node, p.bond_nlai)
-        for model in p.models:
-            yield OfferPosted(0, node, list(config.models).index(model), p.price.input_nlai, p.price.output_nlai)
 
 
 def start(config: Config, kind: type[Any] = ReferenceEngine) -> tuple[Any, Witness]:
