@@ -354,8 +354,8 @@ class Records:
         order = np.argsort(rows["request"], kind="stable")
         columns: Columns = {name: rows[name][order] for name in TABLES["requests"]}
         columns["dispatch_ns"][columns["node"] == NONE] = NONE
-        for name in ("first_token_ns", "end_ns"):
-            columns[name][columns[name] == 0] = NONE
+        columns["first_token_ns"][columns["first_token_ns"] == 0] = NONE
+        columns["end_ns"][columns["outcome"] == 0] = NONE
         columns["population"] = self._populations[columns["population"]]
         columns["model"] = self._models[columns["model"]]
         columns["outcome"] = np.array([IN_FLIGHT, *OUTCOMES[1:]], object)[columns["outcome"]]

@@ -9,7 +9,8 @@ sampling; the filters drop those that may not serve; the policy's score orders t
 * `turn`: the first offer that may serve, from the place after the group's last choice on.
 * `all`: every offer.
 
-If no drawn candidate may serve, one full pass in index order decides; only an empty pass is a rejection, with its reason.
+If no drawn candidate may serve, a pass over the group from a random place on decides. It ends with `candidates` offers that
+may, so that its cost does not depend on the number of nodes either; only a whole pass without any rejects, with the reason.
 
     U = q² · s⁴ · g(T̂) · (p_ref/p) · h(bond)^¼        T̂ = (ttft + prompt·prefill_ref + expected·itl) · (in_flight + 1)/slots
     g(T) = (1 + e^(−T0/σ)) / (1 + e^((T − T0)/σ)), at least 1e-3, σ = T0/2;    h = 1 − e^(−bond/bond_ref)
@@ -31,6 +32,7 @@ from lattice_core.ledger import available_nlai
 from lattice_core.pricing import fee_nlai
 from lattice_core.reputation import Decay, decay_at, quality_draw, reliability_of
 from lattice_core.state import (
+    ALL,
     BAD_SCORE,
     BOND_TOO_LOW,
     BOUNDARY,
@@ -308,6 +310,9 @@ _AT_ONCE = 1.0 + math.exp(-2.0)
 _EXPLORE = 0
 """Index of the word that says whether a decision explores. Those of its draws follow."""
 
+_START = 1 << 30
+"""Index of the word that says where a pass begins."""
+
 _NOISE = 1 << 31
 """Index of the word from which a decision's noise is mixed, by node."""
 
@@ -475,13 +480,17 @@ def route(S: Handle, request: int, t_ns: int, score: int) -> int:
     if p.sampling == DRAWN or p.sampling == STICKY:
         words = bits(p.seed, ROUTING, _affinity(S, request), _NOISE) if p.sampling == STICKY else base
         drawn = _draw(S, r.group, words, g.rare > 0 and p.explore > 0.0 and unit(mix(base, _EXPLORE)) < p.explore)
-    start = g.turn if p.sampling == TURN and g.turn < g.active else 0
+    # so many offers that may serve end a pass
+    enough = 1 if p.sampling == TURN else g.active if p.sampling == ALL else p.candidates
+    start, found = g.turn if p.sampling == TURN and g.turn < g.active else 0, 0
     best, best_score, best_at, reason = NONE, -math.inf, 0, NODE_DOWN if g.size > 0 else NO_SUCH_OFFER
     while True:
         place = k.decisions - first
         if place < drawn:
             offer = int(candidate_at(S, k.decisions & (DECISIONS - 1)).offer)
-        elif passed < g.active and (best == NONE or (passed > 0 and p.sampling != TURN)):
+        elif passed < g.active and (best == NONE or (passed > 0 and found < enough)):
+            if passed == 0 and drawn > 0:
+                start = jump_hash(mix(base, _START), g.active)
             at = start + passed
             offer = int(member_at(S, g.start + (at if at < g.active else at - g.active)).active)
             passed += 1
@@ -492,8 +501,10 @@ def route(S: Handle, request: int, t_ns: int, score: int) -> int:
             c.score = call_score(score, c.seen, ask_view(S), weights(S), memory(S))
             if not math.isfinite(c.score):
                 c.reason = BAD_SCORE
-            elif c.score > best_score:
-                best, best_score, best_at = offer, c.score, k.decisions
+            else:
+                found += 1
+                if c.score > best_score:
+                    best, best_score, best_at = offer, c.score, k.decisions
         reason = max(reason, c.reason)
     if best == NONE:
         return -reason

@@ -3,6 +3,7 @@
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -10,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lattice_core.config import Config, ConfigError
+from lattice_core.config import Config
 
 if TYPE_CHECKING:
     from lattice_sim.engine import Engine
@@ -55,8 +56,8 @@ SWITCHED_ON = (
 SWITCHED_OFF = ("chain", "settlement: one chunk that is never closed", "agents", "days and bursts", "journal")
 
 
-class BenchError(ConfigError):
-    """The bench has found something wrong. One line."""
+class BenchError(Exception):
+    """The engine does not decide as the reference does. One line."""
 
 
 def add(subparsers: Any) -> None:
@@ -85,12 +86,22 @@ def _up_to(most: int) -> Callable[[str], int]:
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    if arguments.table:
-        from lattice_cli.bench.table import table
-
-        return table(arguments)
-    if arguments.whole or arguments.write:
+    if not arguments.table and (arguments.whole or arguments.write):
         arguments.refuse("--whole and --write need --table")
+    try:
+        return _tables(arguments) if arguments.table else _one(arguments)
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _tables(arguments: argparse.Namespace) -> int:
+    from lattice_cli.bench.table import table
+
+    return table(arguments)
+
+
+def _one(arguments: argparse.Namespace) -> int:
     result = measure(arguments.nodes, arguments.requests, arguments.engine)
     if result["digest_20000"] and result["engine"] != "reference" and not arguments.no_check:
         check(result, apart(first_digest, arguments.nodes))
