@@ -172,7 +172,7 @@ def test_counts_kept_relative_to_landmarks_are_the_discounted_sums(told: list[tu
     """Σ x·½^(age/half-life), whatever landmarks have passed."""
     town = Town()
     town.node(up=False)
-    nexus, S = town.nexus, town.nexus._state.handle
+    nexus, S = town.nexus, town.nexus.state.handle
     t_ns, seen = 0, []
     for after_s, ok in told:
         t_ns += after_s * NANO
@@ -289,7 +289,7 @@ def test_a_score_that_is_not_finite_rejects_with_its_reason(score: float) -> Non
 
 
 def tables(nexus: Nexus) -> dict[str, Rows]:
-    return {name: nexus.table(name) for name in nexus._state.tables()}
+    return {name: nexus.table(name) for name in nexus.state.tables()}
 
 
 @pytest.mark.parametrize("name", [*POLICIES, "tests.core.own_policy:alternating"])

@@ -158,7 +158,7 @@ def test_leaving_one_event_out_is_a_difference(number):
 @pytest.mark.parametrize("weight", ["quality", "reliability", "latency", "price", "bond"])
 def test_changing_one_weight_is_a_difference(weight):
     before = getattr(CONFIG.routing.weights, weight)
-    changed = revise(CONFIG, {f"routing.weights.{weight}": 0.5 * before})
+    changed = revise(CONFIG, {f"routing.weights.{weight}": 4.0 * before})
     found = difference([header_line(changed.canonical()), *RUN.journal[1:]])
     assert found is not None
     assert found.recorded != found.recomputed

@@ -17,7 +17,7 @@ from lattice_sim.model import LatticeModel
 @pytest.fixture(scope="module")
 def bereft() -> LatticeModel:
     """A network whose Nexus closed its first epoch and sent no batch; the grace has passed."""
-    model = LatticeModel(revise(networks.read("local.yaml"), {"users.0.budget.faucet": 1e-5}))
+    model = LatticeModel(revise(networks.read("local.yaml"), {"users.0.budget.faucet": 1e-5, "sim.engine": "reference"}))
     model.decide()
     model.serve()
     model.engine.tell(CloseEpoch(model.t_ns, 0))
