@@ -107,14 +107,14 @@ class Workload(ABC):
         count = len(times_ns)
         who, session, prefix = self._belong(count)
         user, model, patience_ns = (np.empty(count, np.int64) for _ in range(3))
-        _choose(self._seed, self._key, who, self._users, self._edges, self._models, user, model)
+        fill_users(self._seed, self._key, who, self._users, self._edges, self._models, user, model)
         prompt_tok, output_tok, max_tok = self._lengths(self._context_tok[model])
         if self._patience is None:
             patience_ns[:] = NEVER_NS
         else:
             most_ns = np.full(count, MAX_DURATION_NS)
             median_ns, sigma = self._patience.median_ns, self._patience.sigma
-            _lognormal(self._seed, PATIENCE, self._key, self._index, 1, median_ns, sigma, most_ns, patience_ns)
+            fill_lognormal(self._seed, PATIENCE, self._key, self._index, 1, median_ns, sigma, most_ns, patience_ns)
         self._index += count
         return Requests(times_ns, user, model, prompt_tok, output_tok, max_tok, patience_ns, session, prefix)
 
@@ -187,7 +187,7 @@ class Synthetic(Workload):
 
     def _arrive(self, t_ns: int, most: int) -> Integers:
         times_ns = np.empty(most, np.int64)
-        count, self._piece_ns, self._due = _arrivals(
+        count, self._piece_ns, self._due = fill_arrivals(
             self._seed, self._key, self._index, self._hourly_per_ns, self._midnight_ns, self._silent, self._shapes,
             self._periods_ns, self._piece_ns, self._due, t_ns, times_ns,
         )  # fmt: skip
@@ -196,7 +196,7 @@ class Synthetic(Workload):
     def _belong(self, count: int) -> tuple[Integers, Integers, Integers]:
         who, session = np.arange(self._index, self._index + count), np.zeros(count, np.int64)
         if self._sessions is not None:
-            _take_turns(self._seed, self._key, self._sessions.turns, self._sessions.spread, who, session)
+            fill_turns(self._seed, self._key, self._sessions.turns, self._sessions.spread, who, session)
         return who, session, session
 
     def _lengths(self, context_tok: Integers) -> tuple[Integers, Integers, Integers]:
@@ -209,9 +209,9 @@ class Synthetic(Workload):
         tok = np.empty_like(most)
         first = 2 * self._index + lane
         if law.median:
-            _lognormal(self._seed, TOKENS, self._key, first, 2, law.median, law.sigma, most, tok)
+            fill_lognormal(self._seed, TOKENS, self._key, first, 2, law.median, law.sigma, most, tok)
         else:
-            _between(self._seed, TOKENS, self._key, first, 2, law.share, law.log_tok, most, tok)
+            fill_quantiles(self._seed, TOKENS, self._key, first, 2, law.share, law.log_tok, most, tok)
         return tok
 
 
@@ -230,7 +230,7 @@ class Replay(Workload):
         self._trace = read_trace(population.workload.trace)
         self._times_ns = self._trace.t_ns
         self._session = np.zeros_like(self._times_ns)
-        _name_sessions(self._seed, self._key, self._trace.session, self._session)
+        fill_sessions(self._seed, self._key, self._trace.session, self._session)
         faster = population.workload.scale / population.workload.stretch
         if faster != 1.0:  # an exact time stays exact
             self._times_ns = np.minimum(self._times_ns / faster, 2.0**62).astype(np.int64)
@@ -276,7 +276,7 @@ def _law(law: TokenLaw) -> _Law:
 
 
 @jit
-def _arrivals(
+def fill_arrivals(
     seed: int,
     key: int,
     first: int,
@@ -330,15 +330,15 @@ def _factor(silent: float, shape: float, seed: int, key: int, index: int) -> flo
 
 
 @jit
-def _take_turns(seed: int, key: int, turns: float, spread: float, who: Integers, session: Integers) -> None:
+def fill_turns(seed: int, key: int, turns: float, spread: float, who: Integers, session: Integers) -> None:
     """Write the ordinal of each request's session over the request's own in `who`, and the id of the session."""
     for i in range(len(who)):
         who[i] = int((who[i] + spread * uniform(seed, SESSIONS, key, 2 * who[i])) / turns)
-    _name_sessions(seed, key, who + 1, session)
+    fill_sessions(seed, key, who + 1, session)
 
 
 @jit
-def _name_sessions(seed: int, key: int, ordinal: Integers, session: Integers) -> None:
+def fill_sessions(seed: int, key: int, ordinal: Integers, session: Integers) -> None:
     """Write an id, above 0, for each session of a population by its ordinal from 1 on; the 0 stays."""
     for i in range(len(ordinal)):
         if ordinal[i] != 0:
@@ -346,7 +346,7 @@ def _name_sessions(seed: int, key: int, ordinal: Integers, session: Integers) ->
 
 
 @jit
-def _choose(
+def fill_users(
     seed: int, key: int, who: Integers, users: int, edges: Floats, models: Integers, user: Integers, model: Integers
 ) -> None:
     """Write the user of each request, and its model: one of `models`, whose shares lie between `edges`."""
@@ -365,7 +365,7 @@ def _choose(
 
 
 @jit
-def _between(
+def fill_quantiles(
     seed: int, subsystem: int, key: int, first: int, stride: int, share: Floats, log_tok: Floats, most: Integers, out: Integers
 ) -> None:
     """Write draws, rounded, whose logarithm is linear between points of the distribution function; 1 to `most`."""
@@ -384,7 +384,7 @@ def _between(
 
 
 @jit
-def _lognormal(
+def fill_lognormal(
     seed: int,
     subsystem: int,
     key: int,
