@@ -199,12 +199,12 @@ def _spread(t_ns: Integers, grid_ns: int) -> Integers:
     room_ns = np.minimum(np.diff(stamps_ns, append=stamps_ns[-1] + grid_ns), grid_ns)
     room_ns[counts == 1] = 0
     draws = np.empty(len(t_ns))
-    _draw(entity_key("trace", 0), draws)
+    fill_uniform(entity_key("trace", 0), draws)
     return np.sort(t_ns + (draws * room_ns[of]).astype(np.int64))
 
 
 @jit
-def _draw(key: int, out: NDArray[np.float64]) -> None:
+def fill_uniform(key: int, out: NDArray[np.float64]) -> None:
     for row in range(len(out)):
         out[row] = uniform(0, ARRIVALS, key, row)
 
