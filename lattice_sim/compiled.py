@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_core import census, service
+from lattice_core import census
 from lattice_core.agenda import first_row, new_agenda
 from lattice_core.config import Config
 from lattice_core.directory import Directory, aligned, zeros
@@ -18,9 +18,9 @@ from lattice_core.events import Command, Event, Submit
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
 from lattice_core.state import KINDS, NONE, PRIVACY, PUBLIC
-from lattice_core.units import DAY_NS, HOUR_NS, NANO, NEVER_NS
+from lattice_core.units import DAY_NS, HOUR_NS, NEVER_NS
 from lattice_sim import loop
-from lattice_sim.engine import ARRIVAL, MOST_STEPS, NODE_CHANGE, REPLY, SERVICE, StuckError, standstill
+from lattice_sim.engine import ARRIVAL, MOST_STEPS, NODE_CHANGE, REPLY, SERVICE, StuckError, service_of, standstill
 from lattice_sim.workload import workload
 
 BLOCK = 4_096
@@ -37,14 +37,7 @@ class CompiledEngine:
         self.config, self.nexus, self.records = config, nexus, records
         self.nodes = census.nodes(config)
         self.submissions: list[Submit] = []
-        profiles = [entry.population.profile(entry.population.models[0]) for entry in self.nodes]
-        self.service = service.new_service(
-            a_ns=[p.a_ns for p in profiles],
-            b_ns=[p.b_ns for p in profiles],
-            prefill_ns=[NANO / p.prefill_tok_s for p in profiles],
-            slots=[entry.population.slots for entry in self.nodes],
-            queue_room=[entry.population.queue for entry in self.nodes],
-        )
+        self.service = service_of(self.nodes)
         self._workloads = [workload(config, population) for population in config.users]
         self._tables = Directory(
             {name: zeros(0, dtype) for name, dtype in loop.TABLES.items()}

@@ -12,6 +12,7 @@ from lattice_core.config import Config
 from lattice_core.events import Command, Event, Submit
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
+from lattice_core.service import Service, new_service
 from lattice_core.units import NANO
 
 NODE_CHANGE, SERVICE, RECEIPT, TIMER, TRAVEL, REPLY, ARRIVAL, PATIENCE = range(8)
@@ -85,6 +86,18 @@ class Engine(Protocol):
 
     def load(self, saved: Any) -> None:
         """Go on, as a fresh engine, from what one of the same network saved; seed, users' habits and kernel are one's own."""
+
+
+def service_of(nodes: Sequence[NodeEntry]) -> Service:
+    """These nodes, empty, at t = 0; a node has the speed of the first of its models."""
+    profiles = [entry.population.profile(entry.population.models[0]) for entry in nodes]
+    return new_service(
+        a_ns=[p.a_ns for p in profiles],
+        b_ns=[p.b_ns for p in profiles],
+        prefill_ns=[NANO / p.prefill_tok_s for p in profiles],
+        slots=[entry.population.slots for entry in nodes],
+        queue_room=[entry.population.queue for entry in nodes],
+    )
 
 
 def engine_of(config: Config, nexus: Nexus, records: Records) -> Engine:

@@ -40,9 +40,9 @@ from lattice_core.nexus import Nexus
 from lattice_core.receipts import Receipts
 from lattice_core.records import Records
 from lattice_core.state import COMPLETED, KINDS, NODE_LOST, NODE_REFUSED, PRIVACY, PUBLIC
-from lattice_core.units import DAY_NS, HOUR_NS, NANO, NEVER_NS
+from lattice_core.units import DAY_NS, HOUR_NS, NEVER_NS
 from lattice_sim.clock import Clock
-from lattice_sim.engine import ARRIVAL, NODE_CHANGE, PATIENCE, RECEIPT, REPLY, RETRY_WAIT_NS, SERVICE, TIMER, TRAVEL
+from lattice_sim.engine import ARRIVAL, NODE_CHANGE, PATIENCE, RECEIPT, REPLY, RETRY_WAIT_NS, SERVICE, TIMER, TRAVEL, service_of
 from lattice_sim.workload import Requests, workload
 
 type Story = Generator[Any, None, None]
@@ -95,14 +95,7 @@ class ReferenceEngine:
         self.nodes = census.nodes(config)
         self.clock.most_steps += 100 * len(self.nodes)
         self.delay_ns = [entry.population.network_delay_ns for entry in self.nodes]
-        profiles = [entry.population.profile(entry.population.models[0]) for entry in self.nodes]
-        self.service = service.new_service(
-            a_ns=[p.a_ns for p in profiles],
-            b_ns=[p.b_ns for p in profiles],
-            prefill_ns=[NANO / p.prefill_tok_s for p in profiles],
-            slots=[entry.population.slots for entry in self.nodes],
-            queue_room=[entry.population.queue for entry in self.nodes],
-        )
+        self.service = service_of(self.nodes)
         self._next_ns = self.service.server["next_ns"].item
         self.broken = [False] * len(self.nodes)
         self._plans = [0] * len(self.nodes)
