@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lattice_core.directory import zeros
-from lattice_core.jit import jit, load, store
+from lattice_core.jit import jit, load, prefetch, store
 from lattice_core.units import NEVER_NS
 
 type Agenda = NDArray[np.int64]
@@ -64,6 +64,12 @@ def set_time(D: int, table: int, row: int, t_ns: int) -> None:
 def time_of(D: int, table: int, row: int) -> int:
     """When the row is due."""
     return load(D, table, load(D, table, 0) + row)
+
+
+@jit
+def prefetch_time(D: int, table: int, row: int) -> None:
+    """The time of `row` is needed soon."""
+    prefetch(D, table, load(D, table, 0) + row)
 
 
 @jit

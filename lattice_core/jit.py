@@ -22,8 +22,8 @@ from numba.extending import intrinsic
 def jit[F: Callable[..., Any]](function: F) -> F:
     """Compile a scalar rule; `.py_func` is the Python original.
 
-    The result is cached. A function with a leading underscore is called by compiled code only, and compiled into its callers:
-    neither wrapped for Python nor cached by itself, which takes a third off the time to compile everything.
+    A function with a leading underscore is called by compiled code only. Any other is compiled for Python, and cached, when
+    Python first calls it.
     """
     return _compiled(function)
 
@@ -34,19 +34,20 @@ def inlined[F: Callable[..., Any]](function: F) -> F:
 
 
 def _compiled[F: Callable[..., Any]](function: F, forceinline: bool = False) -> F:
-    """The numba function, of which compiled callers get one version, whatever the width of their integers.
-
-    Numba would compile one for each width, and for each constant.
+    """What Python calls of a rule. Compiled callers get a version of their own, without what Python needs of it, which would
+    be half as much again to compile, and one whatever the width of their integers, where numba would compile one for each
+    width, and for each constant.
     """
-    inner = function.__name__.startswith("_")
-    options: dict[str, Any] = {"forceinline": forceinline, "no_cpython_wrapper": inner, "no_cfunc_wrapper": inner}
-    compiled: Any = numba.njit(error_model="numpy", **options)(function)
-    template = compiled.get_call_template
+    options: dict[str, Any] = {"forceinline": forceinline, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    inner: Any = numba.njit(error_model="numpy", **options)(function)
+    private = function.__name__.startswith("_")
+    compiled: Any = inner if private else cached(numba.njit(error_model="numpy")(function))
+    template = inner.get_call_template
     compiled.get_call_template = lambda args, kws: template([_wide(kind) for kind in args], kws)
-    if inner:
+    if private:
         compiled.__class__ = _Inner
     else:
-        cached(compiled)
+        compiled.get_overload = inner.get_overload
     return cast(F, compiled)
 
 
@@ -93,6 +94,20 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def _fixed(builder: Any, pointer: Any) -> Any:
+    """A word of a directory: compiled code never moves a table, so that it is loaded once."""
+    word = builder.load(pointer)
+    word.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return word
+
+
+def _fetch(builder: Any, pointer: Any) -> None:
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    hint = builder.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag]))
+    to_write, to_keep, data = (ir.Constant(flag, value) for value in (1, 3, 1))
+    builder.call(hint, [builder.bitcast(pointer, byte), to_write, to_keep, data])
+
+
 def row_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
     """A compiled accessor `at(S, i)`: row `i` of the structured array that entry `table` of the directory at address `S` names.
 
@@ -105,7 +120,7 @@ def row_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             word = ir.IntType(64)
             directory = builder.inttoptr(arguments[0], word.as_pointer())
-            base = builder.load(builder.gep(directory, [ir.Constant(word, 2 * table)]))
+            base = _fixed(builder, builder.gep(directory, [ir.Constant(word, 2 * table)]))
             index = context.cast(builder, arguments[1], signature.args[1], numba.int64)
             address = builder.add(base, builder.mul(index, ir.Constant(word, dtype.itemsize)))
             return builder.inttoptr(address, context.get_value_type(record))
@@ -116,28 +131,27 @@ def row_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
     return cast(Callable[..., Any], intrinsic(row))
 
 
-def prefetch_of(dtype: np.dtype[Any], table: int) -> Callable[..., Any]:
-    """A compiled `prefetch(S, i)`: row `i` of entry `table` is needed soon. Changes nothing but the time that takes."""
+def prefetch_of(dtype: np.dtype[Any], table: int, size: int = 0) -> Callable[..., Any]:
+    """A compiled `fetch(S, i)`: row `i` of entry `table`, or its first `size` bytes, will be needed soon.
 
-    def prefetch(context: Any, S: Any, i: Any) -> Any:
+    It changes nothing but the time that takes.
+    """
+
+    def fetch(context: Any, S: Any, i: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            word, byte = ir.IntType(64), ir.IntType(8)
+            word = ir.IntType(64)
             directory = builder.inttoptr(arguments[0], word.as_pointer())
-            base = builder.load(builder.gep(directory, [ir.Constant(word, 2 * table)]))
+            base = _fixed(builder, builder.gep(directory, [ir.Constant(word, 2 * table)]))
             index = context.cast(builder, arguments[1], signature.args[1], numba.int64)
             address = builder.add(base, builder.mul(index, ir.Constant(word, dtype.itemsize)))
-            kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), *[ir.IntType(32)] * 3])
-            hint = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
-            flags = [ir.Constant(ir.IntType(32), flag) for flag in (1, 3, 1)]  # to write, to keep, data
-            for offset in range(0, dtype.itemsize, 64):
-                line = builder.inttoptr(builder.add(address, ir.Constant(word, offset)), byte.as_pointer())
-                builder.call(hint, [line, *flags])
+            for offset in range(0, size or dtype.itemsize, 64):
+                _fetch(builder, builder.inttoptr(builder.add(address, ir.Constant(word, offset)), word.as_pointer()))
             return context.get_dummy_value()
 
         del context
         return numba.void(numba.int64, i), generate
 
-    return cast(Callable[..., Any], intrinsic(prefetch))
+    return cast(Callable[..., Any], intrinsic(fetch))
 
 
 def _rows(context: Any, S: Any, table: Any) -> Any:
@@ -145,7 +159,7 @@ def _rows(context: Any, S: Any, table: Any) -> Any:
         word = ir.IntType(64)
         directory = builder.inttoptr(arguments[0], word.as_pointer())
         entry = builder.add(builder.mul(arguments[1], ir.Constant(word, 2)), ir.Constant(word, 1))
-        return builder.load(builder.gep(directory, [entry]))
+        return _fixed(builder, builder.gep(directory, [entry]))
 
     del context
     return numba.int64(numba.int64, numba.int64), generate
@@ -155,7 +169,7 @@ def _word(builder: Any, arguments: Any) -> Any:
     """Pointer to int64 `i` of entry `table` of the directory at address `S`."""
     word = ir.IntType(64)
     directory = builder.inttoptr(arguments[0], word.as_pointer())
-    base = builder.load(builder.gep(directory, [builder.mul(arguments[1], ir.Constant(word, 2))]))
+    base = _fixed(builder, builder.gep(directory, [builder.mul(arguments[1], ir.Constant(word, 2))]))
     return builder.gep(builder.inttoptr(base, word.as_pointer()), [arguments[2]])
 
 
@@ -175,6 +189,18 @@ def _store(context: Any, S: Any, table: Any, i: Any, value: Any) -> Any:
     del context
     return numba.void(numba.int64, numba.int64, numba.int64, numba.int64), generate
 
+
+def _prefetch(context: Any, S: Any, table: Any, i: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _fetch(builder, _word(builder, arguments))
+        return context.get_dummy_value()
+
+    del context
+    return numba.void(numba.int64, numba.int64, numba.int64), generate
+
+
+prefetch = cast(Callable[[int, int, int], None], intrinsic(_prefetch))
+"""int64 `i` of entry `table`, a table of nothing else, is needed soon."""
 
 rows = cast(Callable[[int, int], int], intrinsic(_rows))
 """Number of rows of entry `table` of the directory at address `S`."""

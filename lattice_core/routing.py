@@ -68,7 +68,7 @@ from lattice_core.state import (
     node_at,
     offer_at,
     params,
-    prefetch_node,
+    prefetch_candidate,
     prefetch_offer,
     request_at,
     weights,
@@ -460,7 +460,7 @@ def _draw(S: Handle, group: int, words: np.uint64, explore: bool) -> int:
         if not seen:
             candidate_at(S, (first + drawn) & (DECISIONS - 1)).offer = offer
             prefetch_offer(S, offer)
-            prefetch_node(S, node)
+            prefetch_candidate(S, node)
             drawn += 1
     return drawn
 

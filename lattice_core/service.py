@@ -101,7 +101,7 @@ class Service(Directory):
 
 _HEAP = 2
 _server_at, _job_at = row_of(SERVER, 0), row_of(JOB, 1)
-prefetch = prefetch_of(SERVER, 0)
+prefetch, prefetch_job, prefetch_heap = prefetch_of(SERVER, 0), prefetch_of(JOB, 1), prefetch_of(np.dtype(np.int64), _HEAP)
 
 
 def new_service(
@@ -184,12 +184,26 @@ def next_ns(V: Handle, node: int) -> int:
 
 
 @jit
-def next_leg(V: Handle, node: int) -> int:
+def next_job(V: Handle, node: int) -> int:
     """Whose first token or completion that is; NONE if none is due."""
     s = _server_at(V, node)
     if s.next_ns == NEVER_NS:
         return NONE
-    return _job_at(V, s.head if s.next_code == FIRST_TOKEN else load(V, _HEAP, s.heap)).leg
+    return s.head if s.next_code == FIRST_TOKEN else load(V, _HEAP, s.heap)
+
+
+@jit
+def leg_of(V: Handle, job: int) -> int:
+    """The leg with which a job was submitted."""
+    return _job_at(V, job).leg
+
+
+@jit
+def prefetch_free(V: Handle, node: int) -> None:
+    """The row of the node's next job will be needed soon."""
+    s = _server_at(V, node)
+    if s.free != NONE:
+        prefetch_job(V, s.free)
 
 
 @jit

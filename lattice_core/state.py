@@ -454,6 +454,9 @@ prefetch_node, prefetch_offer, prefetch_request, prefetch_leg, prefetch_account,
     for name in ("nodes", "offers", "requests", "legs", "accounts", "gross")
 )
 
+prefetch_candidate = prefetch_of(NODE, NODES, 128)
+"""What a decision reads of a node stands in its first two lines."""
+
 
 @jit
 def params(S: Handle) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lattice_core import census
 from lattice_core.agenda import first_row, new_agenda
 from lattice_core.config import Config
-from lattice_core.directory import Directory, aligned, zeros
+from lattice_core.directory import Directory, zeros
 from lattice_core.events import Command, Event, Submit
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
@@ -57,9 +57,11 @@ class CompiledEngine:
         tables.put("nodes", _node_rows(self.nodes))
         tables.put("populations", _population_rows(config))
         tables.put("kind_of", np.array([KINDS.index(model.kind) for model in config.models.values()], np.int64))
-        tables.put("delays", aligned(np.array([entry.population.network_delay_ns for entry in self.nodes], np.int64)))
-        tables.put("broken", zeros(count, np.int64))
-        tables.put("next_asks", zeros(count, np.int64))
+        stations = zeros(count, loop.STATION)
+        stations["delay_ns"] = [entry.population.network_delay_ns for entry in self.nodes]
+        stations["ask"] = stations["job"] = NONE
+        stations["heap"] = self.service.server["heap"]
+        tables.put("stations", stations)
         tables.put("changes", new_agenda(2 * count))
         tables.put("plans", new_agenda(count))
         tables.put("waits", new_agenda(1))
@@ -69,6 +71,11 @@ class CompiledEngine:
     def now_ns(self) -> int:
         """Simulated time."""
         return int(self._tables.core[0]["now_ns"])
+
+    @property
+    def events(self) -> int:
+        """Events served since the start: arrivals, messages, what nodes and users do, and the kernel's timers."""
+        return int(self._tables.core[0]["events"])
 
     def run_until(self, t_ns: int) -> None:
         """Serve everything that happens before `t_ns`; then it is `t_ns`. Raises StuckError."""

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from lattice_core import service
-from lattice_core.agenda import first_row, first_time, next_row, set_time
+from lattice_core.agenda import first_row, first_time, next_row, prefetch_time, set_time
 from lattice_core.directory import Handle, in_lines
 from lattice_core.faults import audit_passes, day_start_ns, wait_ns
-from lattice_core.jit import inlined, jit, load, prefetch_of, row_of, rows, store
+from lattice_core.jit import inlined, jit, load, prefetch_of, row_of, rows
+from lattice_core.ledger import gross_row
 from lattice_core.nodes import audited, node_down, node_up, probed
 from lattice_core.request_log import add
 from lattice_core.requests import LEG_ROW_BITS, arrive, cancel, complete, fail, first_token, progress, timer
@@ -26,6 +27,7 @@ from lattice_core.state import (
     NODE_REFUSED,
     NONE,
     PROBE,
+    PROBE_TIMERS,
     REQUEST_TIMERS,
     STATUS,
     account_at,
@@ -33,8 +35,10 @@ from lattice_core.state import (
     lacks_room,
     out_at,
     prefetch_account,
+    prefetch_gross,
     prefetch_leg,
     prefetch_node,
+    prefetch_offer,
     prefetch_request,
     request_at,
 )
@@ -84,6 +88,7 @@ CORE = np.dtype(
         ("steps", i8),  # events since time last moved,
         ("most_steps", i8),
         ("rank", i8),  # and the last of them
+        ("events", i8),  # since the start
     ]
 )
 
@@ -104,6 +109,17 @@ NODE = in_lines(
         ("breakdowns", i8),
     ]
 )
+
+STATION = np.dtype(
+    [
+        ("delay_ns", i8),  # the way there or back
+        ("broken", i4),
+        ("ask", i4),  # whose first token or answer comes next,
+        ("job", i4),  # its job,
+        ("heap", i4),  # and the first place of the node's heap
+    ]
+)
+"""What messages meet at a node, and what of its service its next event will need."""
 
 HOURS, SPELLS, ALWAYS = 0, 1, 2
 """How a node comes and goes: daily, at random, or not at all."""
@@ -127,7 +143,8 @@ ASK = in_lines(
         ("request", i8),
         ("arrival_ns", i8),
         ("leg", i8),  # while one is open
-        ("node", i4),  # to which that was sent
+        ("node", i4),  # to which that was sent,
+        ("offer", i4),  # for this offer
         ("account", i4),
         ("job", i4),  # at the node of its leg, once it is there
         ("prompt_tok", i4),
@@ -166,29 +183,24 @@ TABLES: dict[str, Any] = {
     "asks": ASK,
     "later": ASK,
     "messages": MESSAGE,
+    "stations": STATION,
     "changes": i8,
     "plans": i8,
     "waits": i8,
-    "delays": i8,
-    "broken": i8,
-    "next_asks": i8,
     "kind_of": i8,
 }
 """Fixed tables; a block of arrivals follows for each population, a table a column of `workload.Requests`.
 
 `changes` is the agenda of nodes, two rows each: days, and breakdowns; `plans` that of their next first tokens and completions;
 `waits` that of asks whose users lose patience. An ask stands in the row of the kernel's request; while its user waits to ask
-again, in `later`. Of each node, `delays` has the way there or back, ns, `broken` whether it is, and `next_asks` whose token or
-answer comes next. `kind_of` is the kind of each model.
+again, in `later`. `kind_of` is the kind of each model.
 """
-_NODES, _POPULATIONS, _ASKS, _MESSAGES, _CHANGES, _PLANS, _WAITS, _DELAY, _BROKEN, _NEXT_ASK, _KIND_OF = (
+_NODES, _POPULATIONS, _ASKS, _MESSAGES, _STATIONS, _CHANGES, _PLANS, _WAITS, _KIND_OF = (
     list(TABLES).index(name)
-    for name in (
-        "nodes", "populations", "asks", "messages", "changes", "plans", "waits", "delays", "broken", "next_asks", "kind_of",
-    )
-)  # fmt: skip
-_core_at, _node_at, _population_at, _ask_at, _later_at, _message_at = (
-    row_of(dtype, table) for table, dtype in enumerate(list(TABLES.values())[:6])
+    for name in ("nodes", "populations", "asks", "messages", "stations", "changes", "plans", "waits", "kind_of")
+)
+_core_at, _node_at, _population_at, _ask_at, _later_at, _message_at, _station_at = (
+    row_of(dtype, table) for table, dtype in enumerate(list(TABLES.values())[:7])
 )
 prefetch_ask = prefetch_of(ASK, _ASKS)
 COLUMNS = ("t_ns", "user", "model", "prompt_tok", "output_tok", "max_tok", "patience_ns", "session", "prefix")
@@ -225,18 +237,22 @@ def serve(S: Handle, V: Handle, E: Handle, log: Handle, score: int, until_ns: in
             if core.steps > core.most_steps + 64 * core.requests:
                 core.rank = rank
                 return STUCK
+        core.events += 1
         count, a = 0, NONE  # what the kernel asks, and about whose request
         if rank == SERVICE:
             _serve(S, V, E, first_row(E, _PLANS))
         elif rank == TRAVEL:
             _reach(V, E)
+            _fetch_next(V, E)
         elif rank == REPLY:
             count, a = _hear(S, V, E, score)
+            _fetch_next(V, E)
         elif rank == TIMER:
             if first_time(S, REQUEST_TIMERS) != t_ns or not _receipt(S, V, E):
                 timers, row = next_timer(S)
                 a = row if timers == REQUEST_TIMERS else NONE
                 count = timer(S, t_ns)
+                prefetch_node(S, first_row(S, PROBE_TIMERS))
         elif rank == NODE_CHANGE:
             _change(S, V, E)
         elif rank == PATIENCE:
@@ -353,6 +369,13 @@ def _hear(S: Handle, V: Handle, E: Handle, score: int) -> tuple[int, int]:
     if count == COMPLETE:
         return complete(S, entity, ask.delivered_tok, now_ns), a
     return fail(S, entity, word, now_ns, score), a
+
+
+@inlined
+def _fetch_next(V: Handle, E: Handle) -> None:
+    """If the next message is a request on its way to a node, fetch the job it will be there."""
+    if _core_at(E, 0).messages > 0 and _message_at(E, 0).rank == TRAVEL:
+        service.prefetch_free(V, _ask_at(E, _message_at(E, 0).ask).node)
 
 
 # --- users -------------------------------------------------------------------------------------------------------------------
@@ -484,8 +507,8 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
         o = out_at(S, i)
         if o.kind == DISPATCH:
             ask = _ask_at(E, a)
-            ask.leg, ask.node, ask.job, ask.delivered_tok = o.leg, o.node, NONE, 0
-            _send(E, now_ns + load(E, _DELAY, o.node), TRAVEL, o.leg, 0, a, 0)
+            ask.leg, ask.node, ask.offer, ask.job, ask.delivered_tok = o.leg, o.node, o.offer, NONE, 0
+            _send(E, now_ns + _station_at(E, o.node).delay_ns, TRAVEL, o.leg, 0, a, 0)
             service.prefetch(V, o.node)
         elif o.kind == STATUS:
             _end(E, log, a, o)
@@ -496,8 +519,8 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
                 service.cancel(V, ask.job, now_ns)
                 _plan(V, E, ask.node)
         elif o.kind == PROBE:
-            well = 1 - load(E, _BROKEN, o.node)
-            _send(E, now_ns + 2 * load(E, _DELAY, o.node), REPLY, -1 - o.node, o.leg, NONE, well)
+            well = 1 - _station_at(E, o.node).broken
+            _send(E, now_ns + 2 * _station_at(E, o.node).delay_ns, REPLY, -1 - o.node, o.leg, NONE, well)
         elif o.kind == AUDIT:
             ask = _ask_at(E, a)
             passed = audit_passes(core.seed, account_at(S, ask.account).key, ask.arrival_ns)
@@ -512,28 +535,31 @@ def _reach(V: Handle, E: Handle) -> None:
     if ask.leg != leg:
         return  # given up on the way
     why = NODE_LOST
-    if load(E, _BROKEN, ask.node) == 0:
+    if _station_at(E, ask.node).broken == 0:
         job = service.submit(V, ask.node, a, ask.prompt_tok, ask.output_tok, now_ns)
         if job != service.QUEUE_FULL:
             ask.job = job
             _plan(V, E, ask.node)
             return
         why = NODE_REFUSED
-    _send(E, now_ns + load(E, _DELAY, ask.node), REPLY, ask.leg, FAILED, a, why)
+    _send(E, now_ns + _station_at(E, ask.node).delay_ns, REPLY, ask.leg, FAILED, a, why)
 
 
 @jit
 def _plan(V: Handle, E: Handle, node: int) -> None:
     """Note the node's next first token or completion."""
     set_time(E, _PLANS, node, service.next_ns(V, node))
-    store(E, _NEXT_ASK, node, service.next_leg(V, node))
+    station, job = _station_at(E, node), service.next_job(V, node)
+    station.job = job
+    if job != NONE:
+        station.ask = service.leg_of(V, job)
 
 
 @inlined
 def _serve(S: Handle, V: Handle, E: Handle, node: int) -> None:
     """The node has a first token or a whole answer ready; it reaches the Nexus after the way back."""
     now_ns = _core_at(E, 0).now_ns
-    at_ns = now_ns + load(E, _DELAY, node)
+    at_ns = now_ns + _station_at(E, node).delay_ns
     while service.next_ns(V, node) <= now_ns:
         code, a = service.advance(V, node, now_ns)
         ask = _ask_at(E, a)
@@ -543,13 +569,20 @@ def _serve(S: Handle, V: Handle, E: Handle, node: int) -> None:
             ask.job, ask.delivered_tok = NONE, ask.output_tok
             _send(E, at_ns, REPLY, ask.leg, COMPLETE, a, 0)
             prefetch_account(S, ask.account)
+            prefetch_gross(S, gross_row(S, ask.account, node))
         prefetch_request(S, a)
+        prefetch_time(S, REQUEST_TIMERS, a)
+        prefetch_time(E, _WAITS, a)
+        prefetch_offer(S, ask.offer)
         prefetch_leg(S, ask.leg & _LEG_ROW)
     prefetch_node(S, node)
     _plan(V, E, node)
     following = first_row(E, _PLANS)
+    station = _station_at(E, following)
     service.prefetch(V, following)
-    prefetch_ask(E, load(E, _NEXT_ASK, following))
+    prefetch_ask(E, station.ask)
+    service.prefetch_job(V, station.job)
+    service.prefetch_heap(V, station.heap)
 
 
 @jit
@@ -653,9 +686,9 @@ def _begin_breakdowns(E: Handle, node: int) -> None:
 def _break(V: Handle, E: Handle, node: int) -> None:
     """A node breaks and loses what it was doing, or is repaired; it tells nobody."""
     core, n = _core_at(E, 0), _node_at(E, node)
-    store(E, _BROKEN, node, 1 - load(E, _BROKEN, node))
-    if load(E, _BROKEN, node):
-        at_ns = core.now_ns + load(E, _DELAY, node)
+    _station_at(E, node).broken = 1 - _station_at(E, node).broken
+    if _station_at(E, node).broken:
+        at_ns = core.now_ns + _station_at(E, node).delay_ns
         while True:
             a, receipted_tok = service.evict(V, node, core.now_ns)
             if a == service.NONE:

@@ -146,6 +146,7 @@ def measure(nodes: int, requests: int, engine: str) -> dict[str, Any]:
         running.run_until(end_ns)
         served_s.append(time.perf_counter() - began)
         arrived, completed, digest = running.nexus.count("arrived"), running.nexus.count("completed"), running.nexus.digest()
+        events = getattr(running, "events", None)
         del running  # before the next one needs its room
     return {
         "engine": engine,
@@ -157,6 +158,7 @@ def measure(nodes: int, requests: int, engine: str) -> dict[str, Any]:
         "digest": digest.hex(),
         "digest_20000": digest_20000,
         "completed": completed,
+        "events": events,
         "runs": len(served_s),
         "switched_on": list(SWITCHED_ON),
         "switched_off": list(SWITCHED_OFF),

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lattice_cli.bench.engine import CHECKED, apart, check, measure
-from lattice_cli.bench.yardsticks import YARDSTICKS
+from lattice_cli.bench.yardsticks import EVENT_HEAP, YARDSTICKS
 from lattice_core.config import ConfigError
 
 type Row = dict[str, Any]
@@ -132,6 +132,7 @@ def _markdown(rows: Sequence[Row], others: Sequence[tuple[str, float | None]]) -
     factors = ", ".join(f"{fast[nodes] / slow[nodes]:,.0f} at {nodes:,} nodes" for nodes in slow)
     yield f"* Compiled over reference, the same network: {factors}."
     yield f"* Time per request at {most:,} nodes over that at {least:,}: {fast[least] / fast[most]:.2f}."
+    yield from _per_event(next(row for row in rows if row["nodes"] == MIDDLE and row["events"]), dict(others))
     yield f"* The digests over the first {CHECKED:,} requests are equal at {', '.join(f'{nodes:,}' for nodes in slow)} nodes."
     yield ""
     yield f"| yardstick | customers/s | the compiled engine at {MIDDLE:,} nodes has |"
@@ -139,3 +140,16 @@ def _markdown(rows: Sequence[Row], others: Sequence[tuple[str, float | None]]) -
     for name, per_s in others:
         said = ("not installed", "") if per_s is None else (f"{per_s:,.0f}", f"{fast[MIDDLE] / per_s:,.2g} times that")
         yield f"| {name} | {said[0]} | {said[1]} |"
+
+
+def _per_event(row: Row, others: dict[str, float | None]) -> Iterator[str]:
+    """What the engine's events cost beside those of the bare loop, whose customers have two each."""
+    bare_per_s = others[EVENT_HEAP]
+    if bare_per_s is None:
+        return
+    each = row["events"] / row["requests"]
+    yield (
+        f"* A request at {row['nodes']:,} nodes is {each:.1f} events of {1e9 / row['requests_per_s'] / each:,.0f} ns. "
+        f"An event of the bare numba loop takes {1e9 / bare_per_s / 2:,.0f} ns: were that all, there would be "
+        f"{2 * bare_per_s / each:,.0f} requests/s."
+    )

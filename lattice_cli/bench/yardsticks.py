@@ -132,10 +132,12 @@ def _four_scores(customers: int, offers: Any, weights: Any) -> float:
     return total
 
 
+EVENT_HEAP = "numba, M/M/4"
+
 YARDSTICKS: dict[str, tuple[Callable[[int], tuple[float, float | None]], int]] = {
     "SimPy, M/M/4": (simpy_processes, 100_000),
     "Ciw, M/M/4": (ciw_network, 20_000),
-    "numba, M/M/4": (event_heap, 5_000_000),
+    EVENT_HEAP: (event_heap, 5_000_000),
     "numba, four scores": (four_scores, 5_000_000),
 }
 """And with how many customers each is measured."""
