@@ -81,7 +81,7 @@ async def _start(entries: Sequence[NodeEntry], config: Config, step_ms: int) -> 
         assert weights is not None  # the config was checked
         # A node answers one at a time: the others of its slots wait in its queue, which has one more place for a probe.
         queue = population.slots + population.queue
-        return await start_node(name, seed=weights.seed, context=context_tok, queue=queue, step_ms=step_ms)
+        return await start_node(name, seed=weights.random or 0, context=context_tok, queue=queue, step_ms=step_ms)
 
     tasks = [asyncio.create_task(start(entry)) for entry in entries]
     try:

@@ -27,13 +27,17 @@ def find(name: str | Path) -> Path:
 def read(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The network in a file, with overrides as `--set` takes them. Raises ConfigError."""
     path = find(name)
+    return parse(read_text(path), str(path), overrides, str(path.parent), read_text)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file that a config names, or of a config. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: must be UTF-8 text: byte {error.start} is not") from error
-    return parse(text, str(path), overrides, base=str(path.parent))
 
 
 def check(config: Config, source: str) -> None:

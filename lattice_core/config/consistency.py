@@ -45,9 +45,10 @@ def _nodes(config: Config) -> Iterator[str]:
                 yield f"{at}.models: must be of {_list(config.models)}, not {model}"
             elif config.models[model].kind != nodes.kind:
                 yield f"{at}.kind: must be {config.models[model].kind} to serve {model}, not {nodes.kind}"
-            elif nodes.hardware.name is not None and model not in CATALOGUE[nodes.hardware.name]:
+            elif nodes.hardware.known is not None and model not in nodes.hardware.known:
                 fit = [*(name for name, profiles in CATALOGUE.items() if model in profiles), "{a, b, prefill_tok_s}"]
-                yield f"{at}.hardware: must be {' or '.join(fit)} to serve {model}, not {nodes.hardware.name}"
+                held = nodes.hardware.name or f"a profile of {_list(nodes.hardware.known)}"
+                yield f"{at}.hardware: must be {' or '.join(fit)} to serve {model}, not {held}"
 
 
 def _users(config: Config) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import PurePath
@@ -20,14 +20,18 @@ from lattice_core.config.text import ConfigError, load
 MAX_LINES = 5
 """Errors shown at once."""
 
+_FIGURES = ("a", "b", "prefill_tok_s")
+
 type Path = tuple[str | int, ...]
 
 
-def parse(text: str, source: str, overrides: Sequence[str] = (), base: str = "") -> Config:
+def parse(
+    text: str, source: str, overrides: Sequence[str] = (), base: str = "", files: Callable[[str], str] | None = None
+) -> Config:
     """Read a network from YAML `text`, then apply `overrides`, each `a.b.0.c=VALUE` with VALUE in YAML.
 
     `source` names the text in errors. A relative path in the text is relative to the folder `base`; one in an override is left
-    as it is, relative to the current folder. Raises ConfigError.
+    as it is, relative to the current folder. `files` gives the text of a hardware profile's file. Raises ConfigError.
     """
     data = load(text, source)
     if not isinstance(data, dict):
@@ -39,7 +43,7 @@ def parse(text: str, source: str, overrides: Sequence[str] = (), base: str = "")
         if not equals:
             raise ConfigError(f"--set {override}: must be PATH=VALUE, such as sim.epochs=3")
         changes.append((path, load(value, f"--set {path}")))
-    return _build(data, changes, source)
+    return _build(data, changes, source, files)
 
 
 def revise(config: Config, changes: Mapping[str, object]) -> Config:
@@ -53,8 +57,12 @@ def schema() -> dict[str, Any]:
     return Config.model_json_schema(schema_generator=WrittenDefaults)
 
 
-def _build(data: dict[str, Any], changes: Sequence[tuple[str, object]], source: str) -> Config:
+def _build(
+    data: dict[str, Any], changes: Sequence[tuple[str, object]], source: str, files: Callable[[str], str] | None = None
+) -> Config:
     changed = [_assign(data, path, deepcopy(value)) for path, value in changes]
+    if files is not None:
+        _take_profiles(data, files)
     version = data.get("version")
     if type(version) is not int or version != 1:
         lines = [f"version: must be 1, not {_show(version)}"]
@@ -136,12 +144,48 @@ def _within(line: str, paths: Sequence[str]) -> bool:
 
 
 def _anchor_paths(data: dict[str, Any], base: str) -> None:
-    """Make the trace files that the text names relative to the current folder instead of `base`."""
-    users = data.get("users")
+    """Make the files that the text names relative to the current folder instead of `base`."""
+    users, models = data.get("users"), data.get("models")
     for population in users if isinstance(users, list) else []:
-        workload = population.get("workload") if isinstance(population, dict) else None
-        if isinstance(workload, dict) and isinstance(workload.get("trace"), str) and workload["trace"]:
-            workload["trace"] = str(PurePath(base) / workload["trace"])
+        _anchor(population, "workload", ("trace",), base)
+    nodes = data.get("nodes")
+    for population in nodes if isinstance(nodes, list) else []:
+        _anchor(population, "hardware", ("profile",), base)
+    for model in models.values() if isinstance(models, dict) else []:
+        _anchor(model, "weights", ("gguf", "folder"), base)
+
+
+def _take_profiles(data: dict[str, Any], files: Callable[[str], str]) -> None:
+    """Put the figures of each hardware profile in the place of its file's name."""
+    nodes = data.get("nodes")
+    for population in nodes if isinstance(nodes, list) else []:
+        hardware = population.get("hardware") if isinstance(population, dict) else None
+        if isinstance(hardware, dict) and isinstance(hardware.get("profile"), str) and hardware["profile"]:
+            file = hardware.pop("profile")
+            hardware["models"] = profile_figures(files(file), file)
+
+
+def profile_figures(text: str, source: str) -> dict[str, dict[str, Any]]:
+    """The figures {a, b, prefill_tok_s} of each model in the text of a hardware profile. Raises ConfigError."""
+    profile = load(text, source)
+    measured = profile.get("models") if isinstance(profile, dict) else None
+    if not isinstance(measured, dict) or (profile.get("format"), profile.get("version")) != ("lattice-hardware", 1):
+        raise ConfigError(f"{source}: must be what `lattice node profile` writes: format: lattice-hardware, version: 1, models")
+    figures = {}
+    for model, held in measured.items():
+        missing = [key for key in _FIGURES if not isinstance(held, dict) or key not in held]
+        if missing:
+            raise ConfigError(f"{source}: models.{model}: must have {', '.join(_FIGURES)}; missing: {', '.join(missing)}")
+        figures[model] = {key: held[key] for key in _FIGURES}
+    return figures
+
+
+def _anchor(item: Any, section: str, keys: Sequence[str], base: str) -> None:
+    named = item.get(section) if isinstance(item, dict) else None
+    if isinstance(named, dict):
+        for key in keys:
+            if isinstance(named.get(key), str) and named[key]:
+                named[key] = str(PurePath(base) / named[key])
 
 
 # Errors

@@ -7,6 +7,7 @@ multiplies money is an int in ppm; a probability or a weight is a float.
 
 import json
 import re
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
@@ -113,12 +114,24 @@ class Reference(Section):
 
 
 class Weights(Section):
-    """Where a live node gets the model's weights."""
+    """Where a live node gets the model's weights: exactly one of `random`, `pull`, `gguf` and `folder`."""
 
-    source: Literal["random"]
-    """`random`: drawn from `seed`, for tests."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of random weights."""
+    random: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Seed of a tiny model of random weights, whose answers make no sense."""
+    pull: Annotated[str, Field(min_length=1)] | None = None
+    """Name of a model that `lattice model pull` knows."""
+    gguf: FilePath | None = None
+    """A GGUF file, converted when a node first needs it."""
+    folder: FilePath | None = None
+    """A model folder, as `lattice model convert` writes it."""
+    variant: Literal["fp32", "fp16", "int8", "q4"] = "int8"
+    """The precision in which `pull` and `gguf` are served."""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if [self.random, self.pull, self.gguf, self.folder].count(None) != 3:
+            raise ValueError("must have exactly one of random, pull, gguf, folder")
+        return self
 
 
 class Model(Section):
@@ -138,11 +151,26 @@ def _hardware(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+class Figures(Section):
+    """How fast a node serves one model: a step of n sequences takes a + b·n."""
+
+    a_ns: Step
+    """Time of a decoding step whatever the batch."""
+    b_ns: Step
+    """Time that each sequence adds to a step."""
+    prefill_tok_s: Rate
+    """Prompt tokens read per second."""
+
+
 class Hardware(Section):
-    """A name of the catalogue, or the figures themselves: a step of n sequences takes a + b·n."""
+    """A name of the catalogue, or the figures themselves: for all models, or for each as `lattice node profile` measured it."""
 
     name: str | None = None
     """Name in the catalogue."""
+    profile: FilePath | None = None
+    """A file that `lattice node profile` wrote; its figures stand in `models` once the config is read."""
+    models: dict[ModelName, Figures] | None = None
+    """Figures by model."""
     a_ns: Step | None = None
     """Time of a decoding step whatever the batch."""
     b_ns: Step | None = None
@@ -150,21 +178,33 @@ class Hardware(Section):
     prefill_tok_s: Rate | None = None
     """Prompt tokens read per second."""
 
-    def profile(self, model: str) -> Profile:
-        """The figures for `model`; KeyError when the catalogue has none."""
+    def figures(self, model: str) -> Profile:
+        """The figures for `model`; KeyError when there are none."""
+        if self.models is not None:
+            figures = self.models[model]
+            return Profile(figures.a_ns, figures.b_ns, figures.prefill_tok_s, source="a measured profile")
         if self.a_ns is None or self.b_ns is None or self.prefill_tok_s is None:
             return CATALOGUE[self.name or ""][model]
         return Profile(self.a_ns, self.b_ns, self.prefill_tok_s, source="the config")
 
+    @property
+    def known(self) -> Iterable[str] | None:
+        """The models that there are figures for; None for any."""
+        return self.models if self.models is not None else None if self.name is None else CATALOGUE[self.name]
+
     @model_validator(mode="after")
-    def _named_or_inline(self) -> Self:
-        figures = (self.a_ns, self.b_ns, self.prefill_tok_s)
-        if figures.count(None) != (0 if self.name is None else 3):
-            raise ValueError("must be a name of the catalogue, or all of a, b and prefill_tok_s")
-        if self.a_ns == self.b_ns == 0:
-            raise ValueError("a and b must not both be 0")
+    def _one_of(self) -> Self:
+        inline = (self.a_ns, self.b_ns, self.prefill_tok_s)
+        ways = [self.name, self.profile, self.models, None if inline.count(None) == 3 else inline]
+        if ways.count(None) != 3 or inline.count(None) not in (0, 3):
+            raise ValueError("must be a name of the catalogue, all of a, b and prefill_tok_s, or {profile: FILE}")
+        if self.profile is not None:
+            raise ValueError("profile is read from a file's config only; here must be its figures, as models")
+        for a_ns, b_ns in [(self.a_ns, self.b_ns), *((one.a_ns, one.b_ns) for one in (self.models or {}).values())]:
+            if a_ns == b_ns == 0:
+                raise ValueError("a and b must not both be 0")
         if self.name is not None and self.name not in CATALOGUE:
-            raise ValueError(f"must be one of {', '.join(CATALOGUE)}, or {{a, b, prefill_tok_s}}")
+            raise ValueError(f"must be one of {', '.join(CATALOGUE)}, {{a, b, prefill_tok_s}} or {{profile: FILE}}")
         return self
 
 
@@ -237,7 +277,7 @@ class NodePopulation(Section):
     models: list[ModelName] = Field(min_length=1, max_length=64)
     """Models each node serves."""
     hardware: Annotated[Hardware, BeforeValidator(_hardware, json_schema_input_type=str | Hardware)]
-    """Name in the catalogue, or {a, b, prefill_tok_s}."""
+    """Name in the catalogue, {a, b, prefill_tok_s}, or {profile: FILE} as measured."""
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)]
     """Requests a node decodes at once."""
     queue: Annotated[int, Field(ge=0, le=65_536)] = 0
@@ -260,7 +300,7 @@ class NodePopulation(Section):
 
     def profile(self, model: str) -> Profile:
         """How fast one of its nodes serves `model`, one of its `models`."""
-        return self.hardware.profile(model)
+        return self.hardware.figures(model)
 
 
 class Poisson(Section):

@@ -41,7 +41,7 @@ DATA: dict[str, Any] = {
                 "price_input": 0.2,
                 "price_output": 1,
             },
-            "weights": {"source": "random", "seed": 1},
+            "weights": {"random": 1},
         },
     },
     "nodes": [
@@ -219,6 +219,45 @@ def test_yaml_is_read_without_the_surprises_of_its_first_version() -> None:
     assert "name: must be a name" in error(text(DATA).replace("name: town", "name: yes1 no"))
 
 
+PROFILE = """
+format: lattice-hardware
+version: 1
+models:
+  chat-1.5b: {a: 7ms, b: 1.5ms, prefill_tok_s: 900, slots: 8}
+"""
+
+
+def test_a_measured_profile_gives_its_figures_to_the_nodes_that_name_it() -> None:
+    read = {"nets/mine.yaml": PROFILE}.__getitem__
+    measured = parse(text(DATA), "town.yaml", ["nodes.lab.hardware={profile: nets/mine.yaml}"], files=read)
+    stated = parse(text(DATA), "town.yaml", ["nodes.lab.hardware={a: 7ms, b: 1.5ms, prefill_tok_s: 900}"])
+    for node in ("a_ns", "b_ns", "prefill_tok_s"):
+        assert getattr(measured.nodes[0].profile("chat-1.5b"), node) == getattr(stated.nodes[0].profile("chat-1.5b"), node)
+    assert parse(measured.canonical(), "again") == measured
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("[]", "mine.yaml: must be what `lattice node profile` writes: format: lattice-hardware, version: 1, models"),
+        (PROFILE.replace("version: 1", "version: 2"), "mine.yaml: must be what `lattice node profile` writes"),
+        (PROFILE.replace("b: 1.5ms, ", ""), "mine.yaml: models.chat-1.5b: must have a, b, prefill_tok_s; missing: b"),
+        (PROFILE.replace("chat-1.5b", "other"), "nodes.lab.hardware: must be {a, b, prefill_tok_s} to serve chat-1.5b, not a"),
+        (PROFILE.replace("7ms", "-7ms"), "hardware.models.chat-1.5b.a: "),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused_in_one_line(profile: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse(text(DATA), "town.yaml", ["nodes.lab.hardware={profile: mine.yaml}"], files=lambda file: profile)
+
+
+def test_a_gguf_is_found_beside_the_yaml_that_names_it() -> None:
+    named = text({**DATA, "models": {"chat-1.5b": {**DATA["models"]["chat-1.5b"], "weights": {"gguf": "chat.gguf"}}}})
+    weights = parse(named, "town.yaml", base="nets").models["chat-1.5b"].weights
+    assert weights is not None
+    assert (weights.gguf, weights.variant) == ("nets/chat.gguf", "int8")
+
+
 def test_a_trace_is_found_beside_the_yaml_that_names_it_or_from_the_current_folder_in_an_override() -> None:
     assert parse(text(DATA), "town.yaml", base="nets").users[1].workload.trace == "nets/ward.csv"
     assert parse(text(DATA), "town.yaml", base="/nets").users[1].workload.trace == "/nets/ward.csv"
@@ -332,7 +371,7 @@ nodes.lab.price.input=.inf
 nodes.lab.models=[gpt]
   --set: nodes.lab.models: must be of chat-1.5b, not gpt
 nodes.lab.hardware=toaster
-  --set: nodes.lab.hardware: must be one of server-gpu, home-gpu, cpu-2-cores, or {a, b, prefill_tok_s}, not {"name": "toaster"}
+  --set: nodes.lab.hardware: must be one of server-gpu, home-gpu, cpu-2-cores, {a, b, prefill_tok_s} or {profile: FILE}, not {"name": "toaster"}
 nodes.lab.hardware=home-gpu
   --set: nodes.lab.hardware: must be {a, b, prefill_tok_s} to serve chat-1.5b, not home-gpu
 nodes.lab.availability=never
@@ -400,6 +439,9 @@ sim.epochs=1000000
   --set: sim.epochs: must be at most 525600 (3650d in all), not 1000000
 live.launch.shop=1
   --set: live.launch.shop: must be named like a population of nodes (lab, office)
+models.chat-1.5b.weights={random: 1, pull: smollm2-135m}
+  --set: models.chat-1.5b.weights: must have exactly one of random, pull, gguf, folder,
+  not {"random": 1, "pull": "smollm2-135m"}
 models.chat-1.5b.weights=null
   --set: models.chat-1.5b.weights: must say where live mode gets the weights to launch lab, not null
 nodes.lab.kind=agent
