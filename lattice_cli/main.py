@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lattice_cli import bench, check, contracts, node, replay, run, schema, trace, up, verify
+from lattice_cli import bench, check, contracts, model, node, replay, run, schema, trace, up, verify
 from lattice_core.config import ConfigError
 
-COMMANDS = (check, run, up, node, replay, verify, trace, contracts, schema, bench)
+COMMANDS = (check, run, up, node, model, replay, verify, trace, contracts, schema, bench)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ MAX_REPLICATIONS = 1_000
 def add(subparsers: Any) -> None:
     node = subparsers.add_parser("node", help="measure this machine as a node, and estimate what it would earn")
     commands = node.add_subparsers(metavar="COMMAND", required=True)
+    profile = commands.add_parser(
+        "profile", help="measure how fast this machine serves a model, as `hardware: {profile: FILE}`"
+    )
+    profile.add_argument("--model", default="smollm2-135m", metavar="NAME", help="a model to pull, or a model folder")
+    profile.add_argument("--variant", default="int8", metavar="V", help="its precision (int8)")
+    profile.add_argument("--name", metavar="NAME", help="what configs call the model; its own name if not given")
+    profile.add_argument("--slots", type=_slots, default=8, metavar="N", help="the largest batch (8)")
+    profile.add_argument("--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="of the engine (all cores)")
+    profile.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where it runs (cpu)")
+    profile.add_argument("--out", type=Path, metavar="FILE", help="write the profile here; it is printed if not given")
+    profile.set_defaults(command=_profile)
+
     estimate = commands.add_parser("estimate", help="what a node would earn a day in the simulated network, with an interval")
     add_config(estimate)
     estimate.add_argument(
@@ -34,6 +47,12 @@ def add(subparsers: Any) -> None:
     )
     estimate.add_argument("--json", action="store_true", help="print one JSON object")
     estimate.set_defaults(command=_estimate)
+
+
+def _slots(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1_024:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 1024, not {text!r}")
+    return int(text)
 
 
 def _pair(text: str) -> tuple[float, float]:
@@ -57,6 +76,38 @@ def _replications(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_REPLICATIONS:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_REPLICATIONS}, not {text!r}")
     return int(text)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    import yaml
+
+    from lattice_cli.model import progress_bar
+    from lattice_live.models import ModelError, store
+    from lattice_live.models.folder import ModelFolder
+    from lattice_live.node import profile
+    from lattice_live.node.engine import Engine
+    from lattice_sim.rundir import cpu
+
+    try:
+        if Path(arguments.model).is_dir():
+            folder = ModelFolder.open(arguments.model)
+        else:
+            folder = store.resolve(arguments.model, arguments.variant, progress_bar(arguments.model))
+        context = min(folder.manifest.context, 2 * profile.PROMPT_TOK)
+        engine = Engine(folder, slots=arguments.slots, context=context, threads=arguments.threads, provider=arguments.provider)
+    except (ModelError, RuntimeError, MemoryError) as error:
+        raise ConfigError(str(error)) from error
+    name = arguments.name or (folder.manifest.name if Path(arguments.model).is_dir() else arguments.model)
+    machine = f"{cpu()}, {arguments.threads} threads"
+    found = profile.document(name, folder.manifest.variant, engine.provider, machine, profile.measure(engine))
+    text = yaml.safe_dump(found, sort_keys=False)
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        arguments.out.write_text(text, encoding="utf-8")
+        figures = found["models"][name]
+        print(f"{arguments.out}: {name}: a {figures['a']}, b {figures['b']}, prompts {figures['prefill_tok_s']:,.0f} tokens/s")
+    return 0
 
 
 def _estimate(arguments: argparse.Namespace) -> int:

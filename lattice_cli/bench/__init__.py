@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from lattice_cli.bench import engine, gas
+from lattice_cli.bench import engine, gas, node
 
 
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("bench", help="measure speed and gas")
     what = parser.add_subparsers(metavar="WHAT", required=True)
-    for bench in (engine, gas):
+    for bench in (engine, gas, node):
         bench.add(what)

@@ -114,9 +114,9 @@ class Reference(Section):
 
 
 class Weights(Section):
-    """Where a live node gets the model's weights: exactly one of `random`, `pull`, `gguf` and `folder`."""
+    """Where a live node gets the model's weights: exactly one of `seed`, `pull`, `gguf` and `folder`."""
 
-    random: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Seed of a tiny model of random weights, whose answers make no sense."""
     pull: Annotated[str, Field(min_length=1)] | None = None
     """Name of a model that `lattice model pull` knows."""
@@ -129,8 +129,8 @@ class Weights(Section):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if [self.random, self.pull, self.gguf, self.folder].count(None) != 3:
-            raise ValueError("must have exactly one of random, pull, gguf, folder")
+        if [self.seed, self.pull, self.gguf, self.folder].count(None) != 3:
+            raise ValueError("must have exactly one of seed, pull, gguf, folder")
         return self
 
 

@@ -41,7 +41,7 @@ DATA: dict[str, Any] = {
                 "price_input": 0.2,
                 "price_output": 1,
             },
-            "weights": {"random": 1},
+            "weights": {"seed": 1},
         },
     },
     "nodes": [
@@ -439,9 +439,9 @@ sim.epochs=1000000
   --set: sim.epochs: must be at most 525600 (3650d in all), not 1000000
 live.launch.shop=1
   --set: live.launch.shop: must be named like a population of nodes (lab, office)
-models.chat-1.5b.weights={random: 1, pull: smollm2-135m}
-  --set: models.chat-1.5b.weights: must have exactly one of random, pull, gguf, folder,
-  not {"random": 1, "pull": "smollm2-135m"}
+models.chat-1.5b.weights={seed: 1, pull: smollm2-135m}
+  --set: models.chat-1.5b.weights: must have exactly one of seed, pull, gguf, folder,
+  not {"seed": 1, "pull": "smollm2-135m"}
 models.chat-1.5b.weights=null
   --set: models.chat-1.5b.weights: must say where live mode gets the weights to launch lab, not null
 nodes.lab.kind=agent

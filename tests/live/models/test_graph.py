@@ -1,0 +1,116 @@
+"""The graph of a decoder against the decoder by the book."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattice_live.models import VARIANTS, random
+from lattice_live.models.folder import ModelFolder, Origin, make
+from lattice_live.models.graph import DATA
+from lattice_live.models.tokeniser import BYTE_VOCABULARY, bytewise
+from tests.live.models import decoder
+from tests.live.models.runner import Runner
+
+WEIGHTS = random.weights(1)
+FLOATS = {name: tensor.floats() for name, tensor in WEIGHTS.items()}
+SPOKEN = np.isfinite(FLOATS["output.bias"])
+
+tokens = st.integers(0, BYTE_VOCABULARY - 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return random.build(tmp_path_factory.mktemp("models") / "random", 1)
+
+
+@pytest.fixture(scope="module")
+def runner(model):
+    return Runner(model, rows=4, room=32)
+
+
+def by_the_book(ids):
+    return decoder.logits(FLOATS, random.TINY, ids)[-1]
+
+
+def assert_equal(found, expected, atol=1e-4):
+    np.testing.assert_allclose(found[SPOKEN], expected[SPOKEN], rtol=0, atol=atol)
+    assert np.all(np.isneginf(found[~SPOKEN]))
+
+
+def fill(runner, row, ids):
+    runner.lengths[row] = 0
+    return runner.step([ids], row)[0, -1]
+
+
+@given(st.lists(tokens, min_size=1, max_size=24))
+def test_a_prompt_read_at_once_gives_the_logits_of_the_book(runner, ids):
+    assert_equal(fill(runner, 0, ids), by_the_book(ids))
+
+
+@given(st.lists(tokens, min_size=1, max_size=24), st.sets(st.integers(1, 23)))
+def test_a_prompt_read_in_chunks_gives_the_logits_of_the_book(runner, ids, cuts):
+    edges = [0, *sorted(cut for cut in cuts if cut < len(ids)), len(ids)]
+    runner.lengths[1] = 0
+    for start, stop in itertools.pairwise(edges):
+        found = runner.step([ids[start:stop]], 1)[0, -1]
+        assert_equal(found, by_the_book(ids[:stop]))
+
+
+@given(st.lists(st.lists(tokens, min_size=1, max_size=20), min_size=2, max_size=4), st.lists(tokens, min_size=4, max_size=4))
+def test_rows_of_different_lengths_decode_together_as_each_would_alone(runner, prompts, following):
+    for row, ids in enumerate(prompts):
+        fill(runner, row, ids)
+    for _ in range(2):
+        found = runner.step([[token] for token in following[: len(prompts)]])
+        prompts = [[*ids, token] for ids, token in zip(prompts, following, strict=False)]
+        for logits, ids in zip(found, prompts, strict=True):
+            assert_equal(logits[0], by_the_book(ids))
+
+
+def test_positions_far_from_the_start_are_as_exact_as_the_first(model):
+    long = Runner(model, room=2_048)
+    ids = np.random.Generator(np.random.PCG64(5)).integers(0, BYTE_VOCABULARY, 2_000).tolist()
+    assert_equal(long.step([ids])[0, -1], by_the_book(ids))
+
+
+def test_all_logits_are_those_of_every_position(tmp_path):
+    origin = Origin("random", "none", "random weights", "0" * 64)
+    whole = make(tmp_path / "m", random.TINY, WEIGHTS, bytewise(), origin, "fp32", all_logits=True)
+    ids = list(b"Once upon a time")
+    found, expected = Runner(whole).step([ids])[0], decoder.logits(FLOATS, random.TINY, ids)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found[:, SPOKEN], expected[:, SPOKEN], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("variant", "atol"), [("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.15), ("q4", 0.15)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_variant_is_near_the_book_with_an_output_matrix_or_a_shared_table(tmp_path, variant, atol, tied):
+    weights = {name: tensor for name, tensor in WEIGHTS.items() if not (tied and name == "output.weight")}
+    origin = Origin("random", "none", "random weights", "0" * 64)
+    runner = Runner(make(tmp_path / "m", random.TINY, weights, bytewise(), origin, variant))
+    ids = list(b"Once upon a time")
+    expected = decoder.logits({name: tensor.floats() for name, tensor in weights.items()}, random.TINY, ids)[-1]
+    assert_equal(runner.step([ids])[0, -1], expected, atol)
+
+
+def test_a_shared_table_is_stored_once(tmp_path):
+    tied = {name: tensor for name, tensor in WEIGHTS.items() if name != "output.weight"}
+    origin = Origin("random", "none", "random weights", "0" * 64)
+    for variant in VARIANTS:
+        untied_bytes, tied_bytes = (
+            make(tmp_path / f"{variant}{number}", random.TINY, part, bytewise(), origin, variant).size_bytes
+            for number, part in enumerate((WEIGHTS, tied))
+        )
+        assert untied_bytes - tied_bytes >= BYTE_VOCABULARY * random.TINY.hidden
+
+
+def test_a_seed_names_one_model_to_the_byte(tmp_path, model):
+    assert model.manifest.model_hash == "460ae5cc06ba588e4d6c2a80bfdb5c23ed8f1a1002155ebea88b2486bedacc8b"
+    assert model.manifest.files[DATA] == "d80e9ba1baff2865f9e1b98c688b8f5cc2d3c440d3aa1d0f19cccfba1eea32ad"
+    first, again, other = (random.build(tmp_path / str(i), seed) for i, seed in enumerate((5, 5, 6)))
+    assert first.manifest == again.manifest
+    assert first.manifest.model_hash != other.manifest.model_hash
+    assert ModelFolder.open(first.path).manifest == first.manifest
