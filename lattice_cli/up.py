@@ -13,7 +13,10 @@ from lattice_cli.network import add_config, read_config
 from lattice_core.config import Config, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lattice_live.folder import Folder
+    from lattice_live.models.folder import ModelFolder
     from lattice_live.network import Network
 
 
@@ -27,14 +30,16 @@ def add(subparsers: Any) -> None:
 def _up(arguments: argparse.Namespace) -> int:
     import uvloop
 
+    from lattice_cli.model import progress_bar
     from lattice_live.folder import Folder, FolderError
     from lattice_live.launcher import NodeError
-    from lattice_live.network import launched
+    from lattice_live.network import launched, models
     from lattice_live.server import listen
     from lattice_sim.rundir import MANIFEST, default_folder
 
     config = read_config(arguments)
     launched(config)
+    folders = models(config, progress_bar)
     try:
         listener = listen(config.live.listen)
     except OSError as error:
@@ -46,7 +51,7 @@ def _up(arguments: argparse.Namespace) -> int:
         (folder.path / MANIFEST).unlink(missing_ok=True)  # until it ends, it is not a whole run
         key = folder.issue_key(account=0)
         print(f"API key {key}" if key else f"goes on in {folder.path}, with the API key it has given out", flush=True)
-        asyncio.run(_serve(config, folder, listener), loop_factory=uvloop.new_event_loop)
+        asyncio.run(_serve(config, folder, listener, folders), loop_factory=uvloop.new_event_loop)
         folder.close()
     except FolderError as error:
         raise ConfigError(str(error)) from error
@@ -56,7 +61,7 @@ def _up(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(config: Config, folder: "Folder", listener: socket.socket) -> None:
+async def _serve(config: Config, folder: "Folder", listener: socket.socket, folders: "Mapping[str, ModelFolder]") -> None:
     """Launch, serve until a signal, settle and write the run's files."""
     from lattice_live.network import running
     from lattice_live.server import serve
@@ -65,7 +70,7 @@ async def _serve(config: Config, folder: "Folder", listener: socket.socket) -> N
     for number in (signal.SIGINT, signal.SIGTERM):  # explicit: a background job inherits SIGINT ignored
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     host, port = config.live.listen.rpartition(":")[0], listener.getsockname()[1]
-    async with running(config, folder) as network:
+    async with running(config, folder, folders=folders) as network:
         await serve(network, listener, lambda: print(f"listening on http://{host}:{port}", flush=True), stop)
     _write(network)
 

@@ -38,8 +38,9 @@ from lattice_core.standing import standing
 from lattice_core.state import UP
 from lattice_core.units import NANO
 from lattice_live.history import History
+from lattice_live.node.sampling import Sampling
 from lattice_live.settlement import Settlement
-from lattice_live.upstream import NodeFailure, Order, Upstream
+from lattice_live.upstream import Drawn, NodeFailure, Order, Upstream
 
 RECEIPT_S = 0.25
 """Delivered tokens have their receipt within this time, or sooner if they are RECEIPT_TOK."""
@@ -51,8 +52,7 @@ class Ask(NamedTuple):
     arrive: Arrive
     model: str
     prompt: list[int]
-    seed: int
-    temperature: float
+    sampling: Sampling
 
 
 class Answer:
@@ -65,14 +65,16 @@ class Answer:
         """Set with the first token, or with the end of a request that has none."""
         self.over = asyncio.Event()
         self.status: Status | None = None
-        self._tokens: asyncio.Queue[int | None] = asyncio.Queue()
+        self.enough = False
+        """Set by the reader who needs no more tokens: the answer is then complete as it stands."""
+        self._tokens: asyncio.Queue[Drawn | None] = asyncio.Queue()
 
-    async def tokens(self) -> AsyncIterator[int]:
-        """Token ids; they stop when the request has ended."""
+    async def tokens(self) -> AsyncIterator[Drawn]:
+        """Tokens; they stop when the request has ended."""
         while (token := await self._tokens.get()) is not None:
             yield token
 
-    def put(self, token: int) -> None:
+    def put(self, token: Drawn) -> None:
         self._tokens.put_nowait(token)
         self.begun.set()
 
@@ -203,7 +205,7 @@ class Driver:
         """One leg: its tokens to the user, its receipts to the kernel."""
         answer, leg = self._answers[command.request], command.leg
         ask = answer.ask
-        order = Order(leg, ask.model, ask.prompt, ask.arrive.max_tok, ask.seed, ask.temperature)
+        order = Order(leg, ask.model, ask.prompt, ask.arrive.max_tok, ask.sampling)
         delivered = receipted = 0
         due: asyncio.TimerHandle | None = None
 
@@ -224,6 +226,8 @@ class Driver:
                     if delivered - receipted == RECEIPT_TOK:
                         due.cancel()
                         receipt()
+                    if answer.enough:
+                        break
         except NodeFailure as failure:
             print(f"lattice: node {command.node}: {failure}", file=sys.stderr)
             end: Event = Fail(self.now_ns(), leg, failure.why)

@@ -10,12 +10,12 @@ The answer to a request that the kernel refuses has the kernel's reason as its e
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -29,8 +29,10 @@ from lattice_core.state import KINDS, OUTCOMES, PRIVACY, PUBLIC, REASONS, UP
 from lattice_core.units import MAX_TOKENS, NANO
 from lattice_live.driver import Answer, Ask
 from lattice_live.folder import ApiKey
+from lattice_live.models.text import StopStrings, Text, TextError
 from lattice_live.network import Network
-from lattice_live.node.tokens import END, Detokeniser, encode
+from lattice_live.node.sampling import Sampling
+from lattice_live.upstream import Drawn
 
 MAX_BODY_BYTES = 8 * MAX_TOKENS
 """Ample for the longest prompt as escaped JSON."""
@@ -91,6 +93,10 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+type Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+_TEMPLATE_ROLE = {"developer": "system"}
+
 type Tokens = Annotated[int, Field(ge=1, lt=2**31)]
 
 
@@ -106,16 +112,45 @@ class Chat(BaseModel):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    logit_bias: dict[Annotated[int, Field(ge=0, lt=2**31)], Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stop: Annotated[list[Stop], BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop or [])] = Field(
+        default=[], max_length=4
+    )
+    """Strings that end the answer."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Literal[1] | None = None
-    top_p: Literal[1] | None = None
     user: str | None = None
 
+    @model_validator(mode="after")
+    def _logprobs_first(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
     @property
-    def prompt(self) -> list[int]:
-        """Token ids of the chat, one line a turn, and the beginning of the turn that is asked for."""
-        turns = "".join(f"{message.role}: {message.text}\n" for message in self.messages)
-        return encode(f"{turns}assistant:")
+    def turns(self) -> list[dict[str, str]]:
+        """The messages as chat templates know them: what a developer says, they call the system's."""
+        return [{"role": _TEMPLATE_ROLE.get(message.role, message.role), "content": message.text} for message in self.messages]
+
+    def sampling(self, seed: int) -> Sampling:
+        """How tokens are drawn; `seed` if the user gives none."""
+        asked: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "logit_bias": self.logit_bias,
+            "top_logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        return Sampling(seed=seed if self.seed is None else self.seed % 2**63, **given)
 
 
 class Refusal(HTTPException):
@@ -168,7 +203,11 @@ def application(network: Network) -> FastAPI:
     def ask(chat: Chat, key: ApiKey) -> Answer:
         """Let the chat arrive as the account's own population asks."""
         user = accounts[key.account].population
-        prompt, now_ns = chat.prompt, driver.now_ns()
+        now_ns = driver.now_ns()
+        try:
+            prompt = network.texts[chat.model].chat(chat.turns)
+        except TextError as error:
+            raise Refusal(400, "invalid_value", f"messages: {error}", "messages") from None
         privacy = PRIVACY.index(user.privacy)
         request = driver.nexus.count("last_request") + 1
         arrive = Arrive(
@@ -185,8 +224,7 @@ def application(network: Network) -> FastAPI:
             cluster=0 if privacy == PUBLIC else accounts[key.account].cluster,
             privacy=privacy,
         )
-        seed = request if chat.seed is None else chat.seed % 2**63
-        return driver.ask(Ask(arrive, chat.model, prompt, seed, 1.0 if chat.temperature is None else chat.temperature))
+        return driver.ask(Ask(arrive, chat.model, prompt, chat.sampling(request)))
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request) -> Response:
@@ -198,16 +236,24 @@ def application(network: Network) -> FastAPI:
         with ExitStack() as stack:
             answer = ask(chat, key)
             stack.callback(driver.leave, answer)
-            waited = answer.begun if chat.stream else answer.over
-            if not await _unless_gone(request.receive, waited.wait()):
+            reader = Reader(answer, network.texts[chat.model], chat.stop)
+            whole: list[Piece] = []
+
+            async def ready() -> bool:
+                if chat.stream:
+                    return await answer.begun.wait()
+                whole.extend([piece async for piece in reader.pieces()])
+                return True
+
+            if not await _unless_gone(request.receive, ready()):
                 return Response(status_code=499)  # nobody reads it
             status = answer.status
             if status is not None and status.outcome != state.COMPLETED and not (chat.stream and status.first_token_ns):
                 raise _refusal(status, config)
             if chat.stream:
                 left = stack.pop_all().close
-                return EventStream(_events(chat, answer, config), left)
-            return JSONResponse(_completion(chat, answer, [token async for token in answer.tokens()]))
+                return EventStream(_events(chat, answer, reader, config), left)
+            return JSONResponse(_completion(chat, answer, reader, whole))
 
     @app.get("/v1/models", response_model=None)
     async def list_models(request: Request) -> Response:
@@ -294,45 +340,81 @@ def _refusal(status: Status, config: Config) -> Refusal:
     )
 
 
-async def _events(chat: Chat, answer: Answer, config: Config) -> AsyncIterator[str]:
+class Piece(NamedTuple):
+    """What one token adds to the text, often nothing or several tokens' worth, and its log-probability in OpenAI's shape."""
+
+    text: str
+    logprob: dict[str, Any] | None
+
+
+class Reader:
+    """Reads an answer as text, up to its end or a stop string, which ends the request. `finish` then says which."""
+
+    def __init__(self, answer: Answer, text: Text, stops: Sequence[str]) -> None:
+        self._answer, self._text, self._stops = answer, text, stops
+        self.finish = "length"
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The text, token by token; the last may be what a stop string held back."""
+        words, stop = self._text.detokeniser(), StopStrings(self._stops)
+        async for drawn in self._answer.tokens():
+            text, stopped = stop.feed(words.feed(drawn.token))
+            yield Piece(text, self._logprob(drawn))
+            if stopped:
+                self.finish = "stop"
+                self._answer.enough = True
+                await self._answer.over.wait()
+                return
+            if drawn.token in self._text.end:
+                self.finish = "stop"
+        text, stopped = stop.feed(words.finish())
+        if text := text if stopped else text + stop.finish():
+            yield Piece(text, None)
+
+    def _logprob(self, drawn: Drawn) -> dict[str, Any] | None:
+        if drawn.logprob is None:
+            return None
+        top = [self._entry(token, logprob) for token, logprob in drawn.top]
+        return {**self._entry(drawn.token, drawn.logprob), "top_logprobs": top}
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        word = self._text.word(token)
+        return {"token": word.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(word)}
+
+
+async def _events(chat: Chat, answer: Answer, reader: Reader, config: Config) -> AsyncIterator[str]:
     """The answer as server-sent events; one that fails on the way ends with an error instead of [DONE]."""
     head = {**_head(chat, answer), "object": "chat.completion.chunk"}
 
-    def chunk(delta: dict[str, str], finish: str | None = None) -> str:
-        return _event({**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})
+    def chunk(delta: dict[str, str], finish: str | None = None, logprob: dict[str, Any] | None = None) -> str:
+        logprobs = None if logprob is None else {"content": [logprob], "refusal": None}
+        return _event({**head, "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]})
 
     yield chunk({"role": "assistant", "content": ""})
-    text, last = Detokeniser(), -1
-    async for last in answer.tokens():
-        if piece := text.feed(last):
-            yield chunk({"content": piece})
+    async for piece in reader.pieces():
+        if piece.text or piece.logprob:
+            yield chunk({"content": piece.text}, logprob=piece.logprob)
     status = answer.ended()
     if status.outcome != state.COMPLETED:
         yield _event(_refusal(status, config).body())
         return
-    if piece := text.finish():
-        yield chunk({"content": piece})
-    yield chunk({}, _finish(last))
+    yield chunk({}, reader.finish)
     if chat.stream_options is not None and chat.stream_options.include_usage:
         yield _event({**head, "choices": [], "usage": _usage(answer)})
     yield "data: [DONE]\n\n"
 
 
-def _completion(chat: Chat, answer: Answer, tokens: list[int]) -> dict[str, Any]:
+def _completion(chat: Chat, answer: Answer, reader: Reader, pieces: Sequence[Piece]) -> dict[str, Any]:
     """The whole answer as one object."""
-    text = Detokeniser()
-    content = "".join(map(text.feed, tokens)) + text.finish()
-    message = {"role": "assistant", "content": content, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(tokens[-1])}
+    message = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
+    content = [piece.logprob for piece in pieces if piece.logprob is not None]
+    logprobs = {"content": content, "refusal": None} if chat.logprobs else None
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reader.finish}
     return {**_head(chat, answer), "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}
 
 
 def _head(chat: Chat, answer: Answer) -> dict[str, Any]:
     return {"id": f"chatcmpl-{answer.request}", "created": int(time.time()), "model": chat.model}
-
-
-def _finish(last: int) -> str:
-    return "stop" if last == END else "length"
 
 
 def _usage(answer: Answer) -> dict[str, int]:

@@ -139,7 +139,16 @@ class ModelFolder:
         """Its tokeniser and chat template."""
         from lattice_live.models.text import Text
 
-        return Text(self)
+        about = self.manifest
+        return Text(
+            self.path / TOKENISER,
+            chat_template=about.chat_template,
+            begin=about.begin,
+            add_begin=about.add_begin,
+            end=about.end,
+            bos_token=about.bos_token,
+            eos_token=about.eos_token,
+        )
 
 
 def model_hash(source_sha256: str, variant: str, converter: str) -> str:

@@ -1,4 +1,4 @@
-"""The inference node: an ONNX decoder behind a small HTTP interface, one request at a time."""
+"""The inference node: models behind a small HTTP interface, all requests of one in a batch."""
 
 import os
 

@@ -1,203 +1,370 @@
-"""The node's HTTP interface, an ASGI application: submit a prompt and read its tokens, probe, ask what is served.
+"""The node's HTTP interface, an ASGI application for one Nexus.
 
-    POST /v1/submit        {"leg", "model", "prompt": [ids], "max_tokens", "seed", "temperature"}
-                           → NDJSON: {"n": tokens so far, "token": id} a line, then {"done": true, "output_tok", "reason"}
-    GET  /v1/probe         a short prompt, served like any other → {"ok": true, "latency_s", "models": [name]}
-    GET  /v1/capabilities  → {"model", "context", "vocabulary", "model_hash", "provider", "queue", "in_flight", "queued"}
+    POST /v1/submit        {"leg", "model", "prompt": [ids], "max_tokens", "sampling": {…}, "session"?}
+                           → NDJSON: {"n", "token"} a line, with "logprob" and "top" if asked for; among them receipts,
+                             {"receipt": {…}, "signature": hex}; at last {"done": true, "output_tok", "reason"}
+    POST /v1/cancel        {"leg"} → {"cancelled": true}: its stream ends with reason "cancelled"
+    POST /v1/join          {"nexus", "node", "chain_id", "registry": hex, "nonce": hex}
+                           → {"address": hex, "url", "models": {name: hash}, "signature": hex}; without it no prompt is taken
+    POST /v1/drain         → {"draining": true, "in_flight", "queued"}: nothing more is taken, what is taken is served
+    GET  /v1/probe         a short prompt to each model, served like any other → {"ok": true, "joined", "latency_s": {name: s}}
+    GET  /v1/capabilities  who this is, what it serves, how fast it was when it started, how busy it is now
+    GET  /metrics          counters for Prometheus
 
-One request runs and at most `queue` wait, first come first served; the headers of an answer say that it was admitted. An end
-mark that the model draws is delivered and counted like any token. A stream without its `done` line has failed. A client that
-leaves frees its place at once. Every refusal is {"error": {"code": HTTP status, "message"}}: 400 malformed, 404 unknown model,
-413 too large, 429 queue full. A probe's latency includes its wait in the queue.
+The headers of an answer say that it was taken. An end mark that the model draws is delivered and counted like any token. A
+stream without its `done` line has failed; if the engine did, its last line is an error. A client that leaves frees its place at
+once, one that takes nothing for STALLED_S is left. Every refusal is {"error": {"code": HTTP status, "message"}}: 400 malformed,
+404 unknown model or leg, 409 not joined or leg under way, 413 too large, 429 queue full, 500 engine failed, 503 draining. A
+probe's latency includes its wait in the queue. Without TLS whoever reaches the node is taken for its Nexus.
 """
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import Annotated, Any
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from lattice_core.chain.keys import Key
 from lattice_core.units import MAX_TOKENS
-from lattice_live.node.engine import Engine
-from lattice_live.node.tokens import encode
+from lattice_live.node.engine import Token
+from lattice_live.node.identity import Terms, join
+from lattice_live.node.metrics import MEDIA_TYPE, Metrics
+from lattice_live.node.receipts import RECEIPT_S, Book, Leg
+from lattice_live.node.sampling import Sampling
+from lattice_live.node.worker import EngineError, QueueFullError, Stream, UnavailableError, Worker
 
 MAX_BODY_BYTES = 16 * MAX_TOKENS
 """Ample for the longest prompt, written as JSON numbers."""
 
-PROBE_TOKENS = 4
+STALLED_S = 60.0
+PROBE_TOK = 4
+PRIOR_TOK = 64
+"""Prompt tokens of the benchmark at start, if the context has room for them."""
+
+_STATUS: dict[type[Exception], int] = {QueueFullError: 429, UnavailableError: 503, EngineError: 500}
 
 type Natural = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Order(BaseModel):
-    """A request to answer: one leg of the Nexus, whose number is for the logs."""
-
+class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Draw(_Body):
+    """How tokens are drawn: the fields of `Sampling`, which has the defaults and says what is allowed."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    logit_bias: dict[int, float] | None = None
+    top_logprobs: int | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**self.model_dump(exclude_none=True))
+
+
+class Order(_Body):
+    """A request to answer: one leg of the Nexus."""
 
     leg: Natural
     model: str
     prompt: list[int]
     max_tokens: int
-    seed: Natural
-    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)]
+    sampling: Draw = Draw()
+    session: Annotated[str, Field(max_length=128)] | None = None
+
+
+class LegNumber(_Body):
+    """Which leg to cancel."""
+
+    leg: Natural
+
+
+class Invitation(_Body):
+    """A Nexus's challenge."""
+
+    nexus: Annotated[int, Field(ge=0, lt=2**16)]
+    node: Annotated[int, Field(ge=0, lt=2**32)]
+    chain_id: Natural
+    registry: Annotated[str, Field(pattern=r"\A[0-9a-f]{40}\z")]
+    nonce: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+
+
+class Prior(NamedTuple):
+    """Speed of a lone request when the node started; anything may have changed since."""
+
+    prompt_tok: int
+    ttft_s: float
+    itl_s: float
 
 
 class Node:
-    """An engine, the one thread that runs it, and the queue before it.
+    """Several models under one key. `url` is where the Nexus reaches it; `prompts` are short ones to probe each model with."""
 
-    `step_s` is a floor under the time of each token: with it a tiny model, which takes less than a millisecond, keeps the pace
-    of a larger one, and a failure finds an answer to interrupt. 0 means as fast as it goes.
-    """
+    def __init__(
+        self, key: Key, url: str, workers: Sequence[Worker], prompts: Mapping[str, Sequence[int]], metrics: Metrics
+    ) -> None:
+        self.key = key
+        self.url = url
+        self.workers = {worker.name: worker for worker in workers}
+        self.metrics = metrics
+        self.terms: Terms | None = None  # those of the Nexus it has joined
+        self.legs: dict[int, Stream] = {}
+        self._prompts = prompts
+        self._priors: dict[str, Prior] = {}
 
-    def __init__(self, name: str, engine: Engine, *, queue: int, step_s: float = 0.0) -> None:
-        self.name = name
-        self.engine = engine
-        self.queue = queue
-        self.step_s = step_s
-        self._admitted = 0
-        self._turn = asyncio.Lock()  # wakes its waiters in the order they came
-        self._thread = ThreadPoolExecutor(1, "engine")
+    @property
+    def models(self) -> dict[str, str]:
+        """Model hashes in hex, by name."""
+        return {name: worker.engine.model_hash for name, worker in self.workers.items()}
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold the place that runs or one that waits; HTTP 429 if all are taken."""
-        if self._admitted > self.queue:
-            raise HTTPException(429, f"queue full: {self.queue} waiting, which is all this node allows")
-        self._admitted += 1
-        try:
-            yield
-        finally:
-            self._admitted -= 1
+    async def start(self) -> None:
+        """Serve one prompt of each model, then time one. Raises EngineError."""
+        for name, worker in self.workers.items():
+            await self._serve(worker, self._prompts[name], PROBE_TOK)
+            self._priors[name] = await self._time(worker)
 
-    async def answer(self, order: Order) -> AsyncGenerator[int]:
-        """Token ids of the answer, once its turn has come. Close it to give the turn to the next."""
-        async with self._turn:
-            tokens = self.engine.generate(
-                order.prompt, max_tokens=order.max_tokens, seed=order.seed, temperature=order.temperature
-            )
-            while (token := await self._step(tokens)) is not None:
-                yield token
+    async def probe(self) -> dict[str, float]:
+        """Serve a short prompt of each model like any other; the seconds that each took."""
+        latency_s = {}
+        for name, worker in self.workers.items():
+            began_s = time.perf_counter()
+            await self._serve(worker, self._prompts[name], PROBE_TOK)
+            latency_s[name] = time.perf_counter() - began_s
+        return latency_s
 
-    async def _step(self, tokens: Iterator[int]) -> int | None:
-        loop = asyncio.get_running_loop()
-        due_s = loop.time() + self.step_s
-        token = await loop.run_in_executor(self._thread, next, tokens, None)
-        if token is not None:
-            await asyncio.sleep(max(0.0, due_s - loop.time()))
-        return token
+    def join(self, invitation: Invitation) -> dict[str, Any]:
+        """Take a Nexus's terms and sign its challenge."""
+        self.terms = Terms(invitation.nexus, invitation.node, invitation.chain_id, bytes.fromhex(invitation.registry))
+        joining = join(self.key, self.terms, bytes.fromhex(invitation.nonce), self.url, self.models)
+        return {"address": self.key.address.hex(), **joining._asdict(), "signature": joining.signature.hex()}
 
-    async def probe(self) -> int:
-        """Serve a short prompt like any other; the number of tokens that came."""
-        order = Order(leg=0, model=self.name, prompt=encode("?"), max_tokens=PROBE_TOKENS, seed=0, temperature=1.0)
-        async with aclosing(self.answer(order)) as tokens:
-            return len([token async for token in tokens])
+    def drain(self) -> dict[str, Any]:
+        """Take no more; how much is left."""
+        for worker in self.workers.values():
+            worker.drain()
+        loads = [(worker.in_flight, worker.queued) for worker in self.workers.values()]
+        return {"draining": True, "in_flight": sum(load[0] for load in loads), "queued": sum(load[1] for load in loads)}
+
+    def close(self) -> None:
+        """Cancel what is left and end the engines' threads."""
+        for worker in self.workers.values():
+            worker.close()
 
     def capabilities(self) -> dict[str, Any]:
         """What this node serves and how busy it is now."""
-        in_flight = int(self._turn.locked())
         return {
-            "model": self.name,
-            "context": self.engine.context,
-            "vocabulary": self.engine.vocabulary,
-            "model_hash": self.engine.model_hash,
-            "provider": self.engine.provider,
-            "queue": self.queue,
-            "in_flight": in_flight,
-            "queued": self._admitted - in_flight,
+            "address": self.key.address.hex(),
+            "url": self.url,
+            "joined": self.terms is not None,
+            "models": {name: self._describe(worker) for name, worker in self.workers.items()},
         }
 
+    def _describe(self, worker: Worker) -> dict[str, Any]:
+        engine = worker.engine
+        return {
+            "model_hash": engine.model_hash,
+            "context": engine.context,
+            "vocabulary": engine.vocabulary,
+            "provider": engine.provider,
+            "memory_bytes": engine.memory_bytes,
+            "prior": self._priors[worker.name]._asdict(),
+            "slots": engine.slots,
+            "queue": worker.queue,
+            "in_flight": worker.in_flight,
+            "queued": worker.queued,
+            "free": worker.free,
+        }
 
-def application(node: Node, ready: Callable[[], None] = lambda: None) -> Starlette:
-    """The ASGI application of `node`; `ready` is called when it has served its first probe."""
+    async def _serve(self, worker: Worker, prompt: Sequence[int], max_tokens: int) -> list[float]:
+        """Serve a prompt; when it began, and when its tokens came."""
+        ends = dict.fromkeys(worker.engine.end, -100.0)  # the answer is to be as long as it may
+        stream = worker.open(prompt, Sampling(temperature=0.0, logit_bias=ends), max_tokens)
+        times_s = [time.perf_counter()]
+        try:
+            while tokens := await stream.take():
+                times_s += [time.perf_counter()] * len(tokens)
+        finally:
+            stream.cancel()
+        return times_s
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await node.probe()
-        ready()
-        yield
+    async def _time(self, worker: Worker) -> Prior:
+        probe = self._prompts[worker.name]
+        prompt_tok = min(PRIOR_TOK, worker.engine.context - 2 * PROBE_TOK)
+        prompt = [probe[i % len(probe)] for i in range(prompt_tok)]
+        began_s, first_s, *rest_s = await self._serve(worker, prompt, 2 * PROBE_TOK)
+        return Prior(prompt_tok, round(first_s - began_s, 6), round((rest_s[-1] - first_s) / len(rest_s), 6))
+
+
+def application(node: Node) -> Starlette:
+    """The ASGI application of `node`, which has started; whoever starts it closes it."""
 
     async def probe(request: Request) -> JSONResponse:
-        began = time.perf_counter()
-        with node.place():
-            await while_connected(request.receive, node.probe())
-        return JSONResponse({"ok": True, "latency_s": time.perf_counter() - began, "models": [node.name]})
+        latency_s = await while_connected(request.receive, node.probe())
+        return JSONResponse({"ok": True, "joined": node.terms is not None, "latency_s": latency_s})
+
+    async def cancel(request: Request) -> JSONResponse:
+        leg = (await _read(request, LegNumber)).leg
+        stream = node.legs.get(leg)
+        if stream is None:
+            raise HTTPException(404, f"leg: {leg} is not under way")
+        stream.cancel()
+        return JSONResponse({"cancelled": True})
+
+    async def joined(request: Request) -> JSONResponse:
+        return JSONResponse(node.join(await _read(request, Invitation)))
+
+    async def drain(request: Request) -> JSONResponse:
+        return JSONResponse(node.drain())
 
     async def capabilities(request: Request) -> JSONResponse:
         return JSONResponse(node.capabilities())
 
+    async def metrics(request: Request) -> Response:
+        return Response(node.metrics.text(), media_type=MEDIA_TYPE)
+
     async def refuse(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        body = {"error": {"code": error.status_code, "message": error.detail}}
-        return JSONResponse(body, error.status_code, headers=error.headers)
+        if not isinstance(error, HTTPException):
+            error = HTTPException(_STATUS[type(error)], str(error))
+        return JSONResponse(_error(error.status_code, error.detail), error.status_code, headers=error.headers)
 
     routes = [
         Route("/v1/submit", Submit(node), methods=["POST"]),
+        Route("/v1/cancel", cancel, methods=["POST"]),
+        Route("/v1/join", joined, methods=["POST"]),
+        Route("/v1/drain", drain, methods=["POST"]),
         Route("/v1/probe", probe),
         Route("/v1/capabilities", capabilities),
+        Route("/metrics", metrics),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: refuse}, lifespan=lifespan)
+    refused: list[type[Exception]] = [HTTPException, *_STATUS]
+    handlers: Any = dict.fromkeys(refused, refuse)
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 class Submit:
-    """The streaming endpoint, in plain ASGI: its place in the queue is held exactly as long as the call lasts."""
+    """The streaming endpoint, in plain ASGI: its place is held exactly as long as the call lasts."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        node = self._node
         try:
-            order = await self._read(Request(scope, receive))
+            order = await _read(Request(scope, receive), Order)
         except ClientDisconnect:
             return
-        with self._node.place():
-            await while_connected(receive, self._stream(order, send))
-
-    async def _read(self, request: Request) -> Order:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise HTTPException(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
+        worker = node.workers.get(order.model)
+        if worker is None:
+            served = ", ".join(map(repr, node.workers))
+            raise HTTPException(404, f"model: {order.model!r} is not served here; expected {served}")
+        if node.terms is None:
+            raise HTTPException(409, "this node has joined no Nexus: see /v1/join")
+        if order.leg in node.legs:
+            raise HTTPException(409, f"leg: {order.leg} is under way already")
         try:
-            order = Order.model_validate_json(bytes(body))
-            if order.model != self._node.name:
-                raise HTTPException(404, f"model: {order.model!r} is not served here; expected {self._node.name!r}")
-            self._node.engine.check(order.prompt, order.max_tokens)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "body"
-            raise HTTPException(400, f"{key}: {first['msg']}") from None
+            stream = worker.open(order.prompt, order.sampling.sampling, order.max_tokens, order.session)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-        return order
-
-    async def _stream(self, order: Order, send: Send) -> None:
-        async def line(content: dict[str, Any], *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": json.dumps(content).encode() + b"\n", "more_body": more})
-
-        headers = [(b"content-type", b"application/x-ndjson")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        count, token = 0, -1
-        async with aclosing(self._node.answer(order)) as tokens:
-            async for token in tokens:
-                count += 1
-                await line({"n": count, "token": token})
-        reason = "stop" if token == self._node.engine.end else "length"
-        await line({"done": True, "output_tok": count, "reason": reason}, more=False)
+        node.legs[order.leg] = stream
+        leg = Leg(node.terms, order.leg, bytes.fromhex(worker.engine.model_hash), len(order.prompt))
+        try:
+            with suppress(TimeoutError):  # the client has stalled
+                await while_connected(receive, _stream(stream, Book(leg, node.key), send))
+        finally:
+            del node.legs[order.leg]
+            stream.cancel()
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, object]) -> None:
-    """Run `work` to its end, or cancel it as soon as the client is gone."""
+async def _stream(stream: Stream, book: Book, send: Send) -> None:
+    """Send an answer's lines as they come."""
+
+    async def write(lines: Sequence[dict[str, Any]], *, more: bool = True) -> None:
+        body = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+        async with asyncio.timeout(STALLED_S):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def receipt() -> dict[str, Any]:
+        signed = book.sign(round((loop.time() - began_s) * 1e3))
+        return {"receipt": signed.progress.to_json(), "signature": signed.signature.hex()}
+
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    headers = [(b"content-type", b"application/x-ndjson")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    due_s: float | None = None  # when the tokens without a receipt must have one
+    over = False
+    while not over:
+        lines: list[dict[str, Any]] = []
+        try:
+            async with asyncio.timeout_at(due_s):
+                tokens = await stream.take()
+        except TimeoutError:
+            lines.append(receipt())
+        except EngineError as failure:
+            await write([_error(500, str(failure))], more=False)
+            return
+        else:
+            for token in tokens:
+                lines.append(_line(token))
+                if book.add(token.token):
+                    lines.append(receipt())
+                    due_s = None
+            over = not tokens
+            if over and book.count > book.receipted:
+                lines.append(receipt())
+        if book.count == book.receipted:
+            due_s = None
+        elif due_s is None:
+            due_s = loop.time() + RECEIPT_S
+        if over:
+            lines.append({"done": True, "output_tok": book.count, "reason": stream.reason})
+        await write(lines, more=not over)
+
+
+def _line(token: Token) -> dict[str, Any]:
+    line: dict[str, Any] = {"n": token.n, "token": token.token}
+    if token.logprob is not None:
+        rivals = [rival for rival in token.top if math.isfinite(rival[1])]  # JSON has no −∞, and what has it cannot be drawn
+        line |= {"logprob": token.logprob, "top": rivals}
+    return line
+
+
+async def _read[T: _Body](request: Request, kind: type[T]) -> T:
+    """The body of a request. Raises HTTPException."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"body: expected at most {MAX_BODY_BYTES} bytes")
+    try:
+        return kind.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "body"
+        raise HTTPException(400, f"{key}: {first['msg']}") from None
+
+
+def _error(status: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": status, "message": message}}
+
+
+async def while_connected[T](receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """Run `work` to its end, or cancel it as soon as the client is gone; None then."""
 
     async def departure() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -210,5 +377,4 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, object]) -
         answer.cancel()
         gone.cancel()
         await asyncio.gather(answer, gone, return_exceptions=True)
-    if not answer.cancelled():
-        answer.result()  # raises what it raised
+    return None if answer.cancelled() else answer.result()

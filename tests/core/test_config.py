@@ -371,7 +371,8 @@ nodes.lab.price.input=.inf
 nodes.lab.models=[gpt]
   --set: nodes.lab.models: must be of chat-1.5b, not gpt
 nodes.lab.hardware=toaster
-  --set: nodes.lab.hardware: must be one of server-gpu, home-gpu, cpu-2-cores, {a, b, prefill_tok_s} or {profile: FILE}, not {"name": "toaster"}
+  --set: nodes.lab.hardware: must be one of server-gpu, home-gpu, cpu-2-cores, {a, b, prefill_tok_s} or
+  {profile: FILE}, not {"name": "toaster"}
 nodes.lab.hardware=home-gpu
   --set: nodes.lab.hardware: must be {a, b, prefill_tok_s} to serve chat-1.5b, not home-gpu
 nodes.lab.availability=never

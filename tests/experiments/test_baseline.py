@@ -58,7 +58,7 @@ def test_the_local_network_launches_two_nodes_that_settle_every_ten_seconds() ->
     assert local.chain.epoch_ns == 10 * NANO
     assert local.live.listen == "127.0.0.1:8080"
     assert all(model.weights is not None for model in local.models.values())
-    assert max(utilisation(local, "tiny")) < 0.5
+    assert max(utilisation(local, "smollm2-135m")) < 0.5
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.name)

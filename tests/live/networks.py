@@ -1,9 +1,14 @@
 """A live network on a thread of its own: real node processes, a real chain, a real socket on loopback."""
 
 import asyncio
+import atexit
+import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +16,23 @@ import openai
 
 from lattice_core.config import Config, parse, revise
 from lattice_live.folder import Folder
+from lattice_live.models import store
+from lattice_live.models.folder import ModelFolder
 from lattice_live.network import Network, running
 from lattice_live.server import listen, serve
 
-LOCAL = Path(__file__).parents[2] / "experiments" / "local.yaml"
+LOCAL = Path(__file__).with_name("tiny.yaml")
+
+MODELS = tempfile.mkdtemp(prefix="lattice-models-")
+"""The cache of models of these tests, and of the commands that they start."""
+os.environ["LATTICE_MODELS"] = MODELS
+atexit.register(shutil.rmtree, MODELS, ignore_errors=True)
+
+
+@cache
+def tiny() -> ModelFolder:
+    """The model that the network serves."""
+    return store.resolve_random(1)
 
 
 def local(**changes: Any) -> Config:

@@ -7,8 +7,7 @@ import openai
 import pytest
 
 from lattice_live.gateway import Chat
-from lattice_live.node.tokens import encode
-from tests.live.networks import live, local
+from tests.live.networks import live, local, tiny
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -33,7 +32,7 @@ def events_of(response):
 
 def test_the_official_client_gets_a_whole_answer_with_its_usage(network):
     answer = network.client().chat.completions.create(model="tiny", messages=HELLO, max_tokens=20, seed=3)
-    prompt_tok = len(encode("user: hello\nassistant:"))
+    prompt_tok = len(tiny().text.chat([{"role": "user", "content": "hello"}]))
     choice, usage = answer.choices[0], answer.usage
     assert choice.message.role == "assistant"
     assert choice.message.content
@@ -66,7 +65,7 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
 def test_content_may_come_in_parts_and_be_any_text(network):
     parts = [{"type": "text", "text": "naïve "}, {"type": "text", "text": "café \U0001f600 \x00"}]
     answer = network.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": parts}], max_tokens=1)
-    assert answer.usage.prompt_tokens == len(encode("user: naïve café \U0001f600 \x00\nassistant:"))
+    assert answer.usage.prompt_tokens == len(tiny().text.chat([{"role": "user", "content": "naïve café \U0001f600 \x00"}]))
 
 
 def test_models_are_those_that_nodes_serve(network):
@@ -112,7 +111,10 @@ def test_the_official_client_knows_its_errors(network):
         ({"model": "tiny", "messages": HELLO, "max_tokens": 10**30}, 400, "invalid_value", "max_tokens"),
         ({"model": "tiny", "messages": HELLO, "temperature": 3}, 400, "invalid_value", "temperature"),
         ({"model": "tiny", "messages": HELLO, "n": 2}, 400, "invalid_value", "n"),
-        ({"model": "tiny", "messages": HELLO, "logprobs": True}, 400, "unknown_parameter", "logprobs"),
+        ({"model": "tiny", "messages": HELLO, "tools": []}, 400, "unknown_parameter", "tools"),
+        ({"model": "tiny", "messages": HELLO, "top_logprobs": 2}, 400, "invalid_value", None),
+        ({"model": "tiny", "messages": HELLO, "stop": ["a", "b", "c", "d", "e"]}, 400, "invalid_value", "stop"),
+        ({"model": "tiny", "messages": HELLO, "top_p": 0}, 400, "invalid_value", "top_p"),
         ({"model": "huge", "messages": HELLO}, 404, "model_not_found", "model"),
         ({"model": "tiny", "messages": HELLO, "max_tokens": 2**31 - 1}, 400, "bad_request", None),
         ({"model": "tiny", "messages": HELLO, "max_tokens": 512, "stream": True}, 400, "context_too_long", None),
@@ -149,6 +151,43 @@ def test_funds_that_run_out_are_a_402_with_that_reason(tmp_path):
         assert poor.client().chat.completions.create(model="tiny", messages=HELLO, max_tokens=10).usage
 
 
-def test_the_prompt_of_a_chat_is_its_turns_and_the_beginning_of_the_next():
-    chat = Chat.model_validate({"model": "m", "messages": [{"role": "system", "content": "be"}, *HELLO]})
-    assert bytes(chat.prompt[1:]).decode() == "system: be\nuser: hello\nassistant:"
+def test_what_a_developer_says_is_the_systems_to_a_chat_template():
+    chat = Chat.model_validate({"model": "m", "messages": [{"role": "developer", "content": "be"}, *HELLO]})
+    assert chat.turns == [{"role": "system", "content": "be"}, {"role": "user", "content": "hello"}]
+
+
+def test_a_stop_string_ends_the_answer_and_never_goes_out(network):
+    asked = {"model": "tiny", "messages": HELLO, "max_tokens": 60, "seed": 11}
+    whole = network.client().chat.completions.create(**asked).choices[0].message.content
+    stop = whole[20:23]
+    stopped = network.client().chat.completions.create(**asked, stop=["nowhere in it at all", stop])
+    (choice,) = stopped.choices
+    assert choice.message.content == whole[: whole.index(stop)]
+    assert choice.finish_reason == "stop"
+    assert stopped.usage.completion_tokens >= len(choice.message.content)
+    streamed = network.client().chat.completions.create(**asked, stop=stop, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == choice.message.content
+
+
+def test_log_probabilities_are_of_the_tokens_that_make_the_text(network):
+    asked = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "seed": 3, "logprobs": True, "top_logprobs": 3}
+    (choice,) = network.client().chat.completions.create(**asked).choices
+    entries = choice.logprobs.content
+    assert b"".join(bytes(entry.bytes) for entry in entries).decode() == choice.message.content
+    assert all(len(entry.top_logprobs) == 3 for entry in entries)
+    assert all(entry.logprob <= entry.top_logprobs[0].logprob <= 0.0 for entry in entries)
+    chunks = [chunk.choices[0] for chunk in network.client().chat.completions.create(**asked, stream=True)]
+    assert [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content] == entries
+
+
+def test_of_one_candidate_the_draw_is_the_likeliest(network):
+    def answer(**how):
+        asked = {"model": "tiny", "messages": HELLO, "max_tokens": 20, **how}
+        return network.client().chat.completions.create(**asked).choices[0].message.content
+
+    greedy = answer(temperature=0)
+    assert answer(seed=1, extra_body={"top_k": 1}) == greedy
+    assert answer(seed=1, top_p=1e-9) == greedy
+    assert answer(seed=1, extra_body={"min_p": 1.0}) == greedy
+    assert answer(seed=1) != greedy
+    assert answer(temperature=0, logit_bias={str(ord("#")): 100}) == 20 * "#"

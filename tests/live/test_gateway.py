@@ -27,16 +27,26 @@ from lattice_core.units import NANO
 from lattice_live.folder import Folder, FolderError
 from lattice_live.gateway import Chat
 from lattice_live.network import launched
-from lattice_live.node.engine import Engine
-from lattice_live.node.tiny_model import build
-from lattice_live.node.tokens import END
+from lattice_live.node.engine import Engine, Job
+from lattice_live.node.sampling import Sampling
 from lattice_sim.rundir import load_run
-from tests.live.networks import LOCAL, live, local
+from tests.live.networks import LOCAL, live, local, tiny
 
 HELLO = [{"role": "user", "content": "hello"}]
-ENGINE = Engine(build(1), context=512, end=END)
-PROMPT = Chat(model="tiny", messages=HELLO).prompt
-SEED = next(n for n in range(100) if len(list(ENGINE.generate(PROMPT, max_tokens=300, seed=n, temperature=1.0))) == 300)
+
+
+def answer_tok(engine, seed):
+    """How long the answer to HELLO becomes, if 300 tokens are allowed."""
+    prompt = tiny().text.chat(Chat(model="tiny", messages=HELLO).turns)
+    engine.submit(Job(1, prompt, Sampling(seed=seed), 300))
+    tokens = []
+    while not (tokens and tokens[-1].finish):
+        tokens += engine.step()
+    return len(tokens)
+
+
+ENGINE = Engine(tiny(), slots=1, context=512)
+SEED = next(seed for seed in range(100) if answer_tok(ENGINE, seed) == 300)
 LONG = {"model": "tiny", "messages": HELLO, "max_tokens": 300, "seed": SEED, "stream": True}
 """Six seconds at the pace of the nodes below, longer than any test listens to it."""
 

@@ -1,242 +1,226 @@
-"""A real node process, served over loopback."""
+"""A real node process with a real engine, served over loopback."""
 
 import asyncio
 import json
 import signal
+import stat
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from lattice_core.chain.keys import key_of
 from lattice_live.launcher import NodeError, start_node
-from lattice_live.node import tiny_model
-from lattice_live.node.engine import Engine
-from lattice_live.node.tokens import END, encode
+from lattice_live.models.folder import ModelFolder
+from lattice_live.models.random import build
+from lattice_live.node import tls
+from lattice_live.node.__main__ import main
+from lattice_live.node.engine import Engine, Job
+from lattice_live.node.identity import open_key, save_key
+from lattice_live.node.sampling import Sampling
+from lattice_live.upstream import NodeFailure, Order, Peer, Realm, Upstream
 
-PROMPT = encode("Tell me a story.")
-ENGINE = Engine(tiny_model.build(1), context=1024, end=END)
-
-
-def order(**changes):
-    return {"leg": 1, "model": "tiny", "prompt": PROMPT, "max_tokens": 4, "seed": 9, "temperature": 1.0} | changes
-
-
-def expected(order):
-    return list(
-        ENGINE.generate(order["prompt"], max_tokens=order["max_tokens"], seed=order["seed"], temperature=order["temperature"])
-    )
-
-
-LONG = order(max_tokens=1000, temperature=0.0)
-"""Fifty seconds at the pace of the node below, longer than any test waits: only a client that leaves ends it."""
+REALM = Realm(nexus=0, chain_id=31337, registry=bytes(range(20)))
+PROMPT = list(b"Tell me a story.")
+SAMPLINGS = [
+    Sampling(temperature=0.0),
+    Sampling(seed=9),
+    Sampling(seed=5, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.1, logit_bias={65: 3.0}),
+]
 
 
-def spawn(*options):
-    command = [sys.executable, "-m", "lattice_live.node", "--model=tiny", "--seed=1", "--context=1024", *options]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    return build(tmp_path_factory.mktemp("models") / "tiny", 1)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: ModelFolder) -> Engine:
+    return Engine(folder, slots=1, context=512)
+
+
+def expected(engine: Engine, prompt: list[int], max_tokens: int, sampling: Sampling) -> list[int]:
+    """The answer of the engine alone."""
+    engine.submit(Job(1, prompt, sampling, max_tokens))
+    tokens = []
+    while not tokens or tokens[-1].finish is None:
+        tokens += engine.step()
+    return [token.token for token in tokens]
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    return {"leg": 1, "model": "tiny", "prompt": PROMPT, "max_tokens": 8, "sampling": {"seed": 9}} | changes
+
+
+def join(url: str) -> None:
+    invitation = {**REALM._asdict(), "registry": REALM.registry.hex(), "node": 0, "nonce": "ab" * 32}
+    httpx.post(f"{url}/v1/join", json=invitation).raise_for_status()
+
+
+def tokens_of(text: str) -> list[int]:
+    *lines, last = map(json.loads, text.splitlines())
+    tokens = [line["token"] for line in lines if "token" in line]
+    assert (last["done"], last["output_tok"]) == (True, len(tokens))
+    return tokens
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "lattice_live.node", "--model=tiny", "--threads=1", "--context=512", *options]
 
 
 @contextmanager
-def ended(process):
+def spawned(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A node process and what it says when it is ready."""
+    process = subprocess.Popen(command(*options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        yield process
+        yield process, json.loads(process.stdout.readline())
     finally:
         process.kill()
         process.communicate()
 
 
-@pytest.fixture(scope="module")
-def node():
-    with ended(spawn("--queue=1", "--step-ms=50", "--die-with-parent")) as process:
-        ready = json.loads(process.stdout.readline())
-        assert ready == {"port": ready["port"], "pid": process.pid, "model_hash": ENGINE.model_hash}
-        with httpx.Client(base_url=f"http://127.0.0.1:{ready['port']}", timeout=20) as client:
-            yield client
+def test_launched_nodes_prove_their_keys_over_tls_and_answer_as_their_engine_does(
+    folder: ModelFolder, engine: Engine, tmp_path: Path
+) -> None:
+    """Two models, one of them given as a folder, the other made by the node, and more chats than slots."""
+    key, nexus = tmp_path / "node.key", tls.open_certificate(key_of(2), tmp_path / "nexus.pem")
+    save_key(key, key_of(1))
 
+    async def scenario() -> None:
+        models = {"given": folder.path, "made": None}
+        node = await start_node(
+            models, slots=2, queue=4, context=512, threads=1, key=key, nexus_cert=tls.public(nexus), random_seed=1
+        )
+        assert node.address == key_of(1).address
+        assert node.models == dict.fromkeys(models, folder.manifest.model_hash)
+        assert tls.owner(tls.read(key.with_suffix(".crt"))) == node.address
+        nodes = Upstream([Peer(node.url, node.address)], REALM, dict.fromkeys(models, engine.vocabulary), nexus)
+        assert await nodes.join(0) == node.models
 
-def tokens_of(response):
-    """The tokens of a whole answer, after checking the form of its lines."""
-    *lines, last = [json.loads(line) for line in response.text.splitlines()]
-    tokens = [line["token"] for line in lines]
-    assert lines == [{"n": n, "token": token} for n, token in enumerate(tokens, 1)]
-    assert last == {"done": True, "output_tok": len(tokens), "reason": "stop" if tokens[-1] == END else "length"}
-    return tokens
+        async def answer(leg: int, asked: Order) -> list[int]:
+            async with aclosing(nodes.answer(0, asked)) as tokens:
+                return [token.token async for token in tokens]
 
+        orders = [
+            Order(leg, model, [*PROMPT, 48 + leg], 24, sampling)
+            for leg, (model, sampling) in enumerate((model, sampling) for model in models for sampling in SAMPLINGS)
+        ]
+        answers = await asyncio.gather(*(answer(leg, asked) for leg, asked in enumerate(orders)))
+        assert answers == [expected(engine, asked.prompt, 24, asked.sampling) for asked in orders]
+        assert await nodes.probe(0)
+        await nodes.close()
 
-@contextmanager
-def begun(node, order):
-    """An answer whose first token has come and which runs until the block ends, when its client leaves."""
-    with node.stream("POST", "/v1/submit", json=order) as response:
-        lines = response.iter_lines()
-        next(lines)
-        yield lines
-
-
-def await_load(node, in_flight, queued):
-    """Wait until the node says it has so many; the reader of a failure sees what it said last."""
-    deadline = time.monotonic() + 20
-    while (load := node.get("/v1/capabilities").json())["in_flight"] != in_flight or load["queued"] != queued:
-        assert time.monotonic() < deadline, load
-        time.sleep(0.01)
-
-
-def test_a_node_streams_the_answer_that_its_engine_gives(node):
-    response = node.post("/v1/submit", json=order())
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "application/x-ndjson"
-    assert tokens_of(response) == expected(order())
-    assert tokens_of(node.post("/v1/submit", json=order())) == expected(order())
-
-
-def test_an_answer_that_the_model_ends_says_stop_and_counts_its_end_mark(node):
-    short = next(short for seed in range(1000) if len(expected(short := order(max_tokens=8, seed=seed))) < 8)
-    assert tokens_of(node.post("/v1/submit", json=short))[-1] == END
-
-
-def test_a_node_says_what_it_serves(node):
-    await_load(node, in_flight=0, queued=0)
-    assert node.get("/v1/capabilities").json() == {
-        "model": "tiny",
-        "context": 1024,
-        "vocabulary": 258,
-        "model_hash": ENGINE.model_hash,
-        "provider": "CPUExecutionProvider",
-        "queue": 1,
-        "in_flight": 0,
-        "queued": 0,
-    }
-
-
-def test_a_probe_is_a_prompt_and_takes_the_time_of_one(node):
-    probe = node.get("/v1/probe").json()
-    assert probe == {"ok": True, "latency_s": probe["latency_s"], "models": ["tiny"]}
-    assert probe["latency_s"] >= 3 * 0.05
-
-
-def test_tokens_arrive_one_by_one_and_not_with_the_last(node):
-    assert len(expected(LONG)) == 1000
-    with node.stream("POST", "/v1/submit", json=LONG) as response:
-        lines = response.iter_lines()
-        assert [json.loads(next(lines)) for _ in range(2)] == [{"n": n + 1, "token": expected(LONG)[n]} for n in range(2)]
-        assert node.get("/v1/capabilities").json()["in_flight"] == 1
-    await_load(node, in_flight=0, queued=0)
-
-
-def test_a_client_that_leaves_frees_its_place_for_the_next(node):
-    with begun(node, LONG):
-        pass
-    assert tokens_of(node.post("/v1/submit", json=order())) == expected(order())
-    await_load(node, in_flight=0, queued=0)
-
-
-def test_a_client_that_leaves_the_queue_frees_its_place_without_running(node):
-    with begun(node, LONG):
-        with node.stream("POST", "/v1/submit", json=LONG):
-            await_load(node, in_flight=1, queued=1)
-        await_load(node, in_flight=1, queued=0)
-    await_load(node, in_flight=0, queued=0)
-
-
-def test_a_full_queue_refuses_prompts_and_probes_and_serves_the_one_that_waits_next(node):
-    with ThreadPoolExecutor(1) as other:
-        with begun(node, LONG):
-            waiting = other.submit(node.post, "/v1/submit", json=order())
-            await_load(node, in_flight=1, queued=1)
-            for refused in (node.post("/v1/submit", json=order()), node.get("/v1/probe")):
-                message = "queue full: 1 waiting, which is all this node allows"
-                assert (refused.status_code, refused.json()) == (429, {"error": {"code": 429, "message": message}})
-        assert tokens_of(waiting.result()) == expected(order())
-    await_load(node, in_flight=0, queued=0)
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "words"),
-    [
-        (b"{", 400, "body: Invalid JSON"),
-        (b"[]", 400, "body:"),
-        (b"{}", 400, "leg: Field required"),
-        (order(model="huge"), 404, "model: 'huge' is not served here; expected 'tiny'"),
-        (order(prompt=[]), 400, "prompt: expected one or more token ids from 0 to 257"),
-        (order(prompt=[258]), 400, "prompt: expected"),
-        (order(prompt=[1, "a"]), 400, "prompt.1: Input should be a valid integer"),
-        (order(prompt="abc"), 400, "prompt: Input should be a valid"),
-        (order(max_tokens=0), 400, "max_tokens: 0"),
-        (order(max_tokens=1020), 400, "at most 1024, the context"),
-        (order(seed=-1), 400, "seed: Input should be greater than or equal to 0"),
-        (order(seed=2**63), 400, "seed:"),
-        (order(temperature=2.5), 400, "temperature: Input should be less than or equal to 2"),
-        (json.dumps(order(temperature=float("nan"))).encode(), 400, "temperature:"),
-        (order(top_p=0.5), 400, "top_p: Extra inputs are not permitted"),
-        (b" " * (16 * 2**20 + 1), 413, "body: expected at most"),
-    ],
-)
-def test_a_malformed_order_is_refused_with_the_key_and_what_is_allowed(node, body, status, words):
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    response = node.post("/v1/submit", content=content)
-    error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (status, status)
-    assert words in error["message"]
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1/submit", 405), ("POST", "/v1/probe", 405), ("GET", "/v2", 404)]
-)
-def test_a_wrong_path_or_method_is_refused_as_json(node, method, path, status):
-    response = node.request(method, path)
-    assert (response.status_code, response.json()["error"]["code"]) == (status, status)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_node_cleanly_after_the_answer_that_runs(number):
-    with ended(spawn("--step-ms=20")) as process:
-        port = json.loads(process.stdout.readline())["port"]
-        with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/submit", json=order(max_tokens=16), timeout=60) as response:
-            process.send_signal(number)
-            response.read()
-        assert tokens_of(response) == expected(order(max_tokens=16))
-        assert process.wait(30) == 0
-        assert process.stdout.read() == ""
-
-
-def test_a_node_ends_with_the_parent_that_held_its_stdin():
-    with ended(spawn("--die-with-parent")) as process:
-        process.stdout.readline()
-        process.stdin.close()
-        assert process.wait(30) == 0
-        process.stdin = None
-
-
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [("--seed=-1", "'-1' is not a whole number from 0"), ("--context=x", "argument --context"), ("--port=70000", "65535")],
-)
-def test_an_option_that_is_not_allowed_is_one_line_and_status_2(option, words):
-    command = [sys.executable, "-m", "lattice_live.node", "--model=tiny", option]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr.splitlines()[-1]
-
-
-def test_a_launched_node_serves_until_it_is_stopped():
-    async def scenario():
-        node = await start_node("tiny", seed=1, context=1024)
-        assert node.model_hash == ENGINE.model_hash
-        async with httpx.AsyncClient(base_url=node.url) as client:
-            assert tokens_of(await client.post("/v1/submit", json=order())) == expected(order())
+        strangers = Upstream(
+            [Peer(node.url, node.address)],
+            REALM,
+            {},
+            tls.open_certificate(key_of(3), tmp_path / "stranger.pem"),
+        )
+        with pytest.raises(NodeFailure):
+            await strangers.join(0)
+        await strangers.close()
         assert [await node.stop(), await node.stop()] == [0, 0]
 
     asyncio.run(scenario())
 
 
-def test_a_node_that_cannot_start_is_an_error_with_its_status():
-    async def scenario():
-        with pytest.raises(NodeError, match="'tiny' ended with status 2"):
-            await start_node("tiny", seed=-1)
-        with pytest.raises(NodeError, match="not ready within 0 s"):
-            await start_node("tiny", seed=1, timeout_s=0.0)
+def test_a_ready_node_on_loopback_needs_no_tls_and_says_how_fast_it_was(engine: Engine, tmp_path: Path) -> None:
+    key = tmp_path / "node.key"
+    with spawned(f"--key={key}", "--slots=3", "--queue=2") as (process, ready):
+        assert ready == {
+            "port": ready["port"],
+            "pid": process.pid,
+            "url": f"http://127.0.0.1:{ready['port']}",
+            "address": open_key(key).address.hex(),
+            "models": {"tiny": engine.model_hash},
+        }
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        with httpx.Client(base_url=ready["url"], timeout=20) as client:
+            join(ready["url"])
+            asked = order(sampling={"seed": 9, "top_logprobs": 3}, session="chat")
+            answer = client.post("/v1/submit", json=asked).text
+            assert tokens_of(answer) == expected(engine, PROMPT, 8, SAMPLINGS[1])
+            first = json.loads(answer.splitlines()[0])
+            assert (len(first["top"]), first["logprob"] <= 0.0) == (3, True)
+            refused = client.post("/v1/submit", json=order(sampling={"top_p": 2.0}))
+            assert (refused.status_code, "top_p: must be" in refused.text) == (400, True)
+            biased = client.post("/v1/submit", json=order(sampling={"temperature": 0.0, "logit_bias": {"65": 90.0}}))
+            assert tokens_of(biased.text) == [65] * 8
+            said = client.get("/v1/capabilities").json()["models"]["tiny"]
+            assert (said["slots"], said["queue"], said["context"], said["provider"]) == (3, 2, 512, "cpu")
+            assert said["prior"]["prompt_tok"] == 64
+            assert min(said["prior"].values()) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_node_cleanly_after_the_answer_that_runs(engine: Engine, number: int) -> None:
+    with spawned("--step-ms=20") as (process, ready):
+        asked = order(max_tokens=16)
+        join(ready["url"])
+        with httpx.stream("POST", f"{ready['url']}/v1/submit", json=asked, timeout=60) as response:
+            process.send_signal(number)
+            response.read()
+        assert tokens_of(response.text) == expected(engine, PROMPT, 16, SAMPLINGS[1])
+        assert process.wait(30) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+
+
+def test_a_node_waits_for_its_answers_no_longer_than_it_is_told_and_ends_with_its_parent() -> None:
+    with spawned("--step-ms=20", "--drain-s=1", "--die-with-parent") as (process, ready):
+        asked = order(max_tokens=400, sampling={"temperature": 0.0})
+        join(ready["url"])
+        with httpx.stream("POST", f"{ready['url']}/v1/submit", json=asked, timeout=60) as response:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdin = None
+            with pytest.raises(httpx.RemoteProtocolError):
+                response.read()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["--random-seed=-1"], 2, "'-1' is not a whole number from 0"),
+        (["--context=x"], 2, "argument --context"),
+        (["--port=70000"], 2, "65535"),
+        (["--tls"], 2, "--tls needs --key and --nexus-cert"),
+        (["--host=0.0.0.0"], 2, "--host: without --tls must be an address of this machine's loopback, not 0.0.0.0"),
+        (["--model=other=nowhere"], 1, "lattice node: nowhere/model.json: cannot be read: No such file or directory"),
+        (["--key=nowhere/node.key"], 1, "lattice node: nowhere/node.key: cannot be written: No such file or directory"),
+        (["--provider=cuda"], 1, "lattice node: provider: "),
+    ],
+)
+def test_a_node_that_cannot_start_says_why_in_its_last_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], status: int, words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", command(*options)[2:])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is not the node's
+    try:
+        ended = main()
+    except SystemExit as exit:
+        ended = exit.code
+    assert ended == status
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_node_process_loads_no_chain() -> None:
+    code = "import sys, lattice_live.node.__main__; print({'eth', 'web3', 'pyrevm'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_node_process_that_is_not_ready_in_time_or_ends_before_is_an_error() -> None:
+    async def scenario() -> None:
+        with pytest.raises(NodeError, match="node of 'tiny' ended with status 2"):
+            await start_node({"tiny": None}, random_seed=-1)
+        with pytest.raises(NodeError, match="node of 'tiny' was not ready within 0 s"):
+            await start_node({"tiny": None}, timeout_s=0.0)
 
     asyncio.run(scenario())

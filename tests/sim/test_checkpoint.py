@@ -283,7 +283,7 @@ def one_line(said: pytest.ExceptionInfo[ConfigError]) -> str:
         ("users.visitor.name", "guest"),
         ("chain.epoch", "2m"),
         ("economics.bonds.minimum", 1),
-        ("models.tiny.context", 1024),
+        ("models.smollm2-135m.context", 1024),
     ],
 )
 def test_what_has_left_its_mark_cannot_be_changed(half_way: Checkpoint, path: str, value: Any) -> None:
