@@ -26,7 +26,7 @@ from lattice_live.node import runtime
 from lattice_live.node.cache import Cache, CudaCache
 from lattice_live.node.sampling import Sampler, Sampling
 
-PREFILL_TOK = 64
+PREFILL_TOK = 48
 
 _DEEP_TOK = 2_048
 """From here on attention takes about as long as all else, and chunks are shorter, so that they take no longer."""

@@ -23,6 +23,9 @@ from lattice_live.server import listen, serve
 
 LOCAL = Path(__file__).with_name("tiny.yaml")
 
+PULLED = store.cache()
+"""The user's own cache of models."""
+
 MODELS = tempfile.mkdtemp(prefix="lattice-models-")
 """The cache of models of these tests, and of the commands that they start."""
 os.environ["LATTICE_MODELS"] = MODELS
