@@ -33,17 +33,14 @@ from lattice_core.events import (
     Tick,
 )
 from lattice_core.nexus import Nexus
-from lattice_core.service import RECEIPT_TOK
 from lattice_core.standing import standing
 from lattice_core.state import UP
 from lattice_core.units import NANO
 from lattice_live.history import History
+from lattice_live.node.receipts import Signed
 from lattice_live.node.sampling import Sampling
 from lattice_live.settlement import Settlement
 from lattice_live.upstream import Drawn, NodeFailure, Order, Upstream
-
-RECEIPT_S = 0.25
-"""Delivered tokens have their receipt within this time, or sooner if they are RECEIPT_TOK."""
 
 
 class Ask(NamedTuple):
@@ -202,30 +199,22 @@ class Driver:
         task.add_done_callback(lambda done: self._end_task(done, command.leg))
 
     async def _serve(self, command: Dispatch) -> None:
-        """One leg: its tokens to the user, its receipts to the kernel."""
+        """One leg: its tokens to the user, the node's receipts to the kernel."""
         answer, leg = self._answers[command.request], command.leg
         ask = answer.ask
         order = Order(leg, ask.model, ask.prompt, ask.arrive.max_tok, ask.sampling)
-        delivered = receipted = 0
-        due: asyncio.TimerHandle | None = None
+        delivered = 0
 
-        def receipt() -> None:
-            nonlocal receipted, due
-            receipted, due = delivered, None
-            self._tell(Progress(self.now_ns(), leg, delivered))
+        def receipted(signed: Signed) -> None:
+            self._tell(Progress(self.now_ns(), leg, signed.progress.to_tok))
 
         try:
-            async with aclosing(self._upstream.answer(command.node, order)) as tokens:
+            async with aclosing(self._upstream.answer(command.node, order, receipted)) as tokens:
                 async for token in tokens:
                     delivered += 1
                     if delivered == 1:
                         self._tell(FirstToken(self.now_ns(), leg))
                     answer.put(token)
-                    if due is None:
-                        due = asyncio.get_running_loop().call_later(RECEIPT_S, receipt)
-                    if delivered - receipted == RECEIPT_TOK:
-                        due.cancel()
-                        receipt()
                     if answer.enough:
                         break
         except NodeFailure as failure:
@@ -233,9 +222,6 @@ class Driver:
             end: Event = Fail(self.now_ns(), leg, failure.why)
         else:
             end = Complete(self.now_ns(), leg, delivered)
-        finally:
-            if due is not None:
-                due.cancel()
         self._tell(end)
 
     def _end_task(self, task: asyncio.Task[None], leg: int) -> None:
