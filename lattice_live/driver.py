@@ -38,9 +38,9 @@ from lattice_core.state import UP
 from lattice_core.units import NANO
 from lattice_live.history import History
 from lattice_live.node.receipts import Signed
-from lattice_live.node.sampling import Sampling
+from lattice_live.node.sampling import Drawn, Sampling
 from lattice_live.settlement import Settlement
-from lattice_live.upstream import Drawn, NodeFailure, Order, Upstream
+from lattice_live.upstream import NodeFailure, Order, Upstream
 
 
 class Ask(NamedTuple):

@@ -31,8 +31,7 @@ from lattice_live.driver import Answer, Ask
 from lattice_live.folder import ApiKey
 from lattice_live.models.text import StopStrings, Text, TextError
 from lattice_live.network import Network
-from lattice_live.node.sampling import Sampling
-from lattice_live.upstream import Drawn
+from lattice_live.node.sampling import Drawn, Sampling
 
 MAX_BODY_BYTES = 8 * MAX_TOKENS
 """Ample for the longest prompt as escaped JSON."""

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from numba.core import event
 
 from lattice_core.config.network import POLICIES
@@ -107,11 +107,27 @@ HAPPENS = {
 """How requests of honest users end: reasons, and none for the completed."""
 
 
+TOO_DEAR = Network(
+    plain(
+        {
+            "routing.policy": "tests.core.own_policy:dearest",
+            "node.price": {"input": 0, "output": 100},
+            "chain.epoch": f"{EPOCH_NS}ns",
+            "sim.epochs": EPOCHS,
+        }
+    ),
+    [Plan(seed=1, count=20, grid_ns=NANO // 10, patience_ns=NEVER_NS)],
+    boastful=False,
+)
+"""Its policy has no finite score for any offer."""
+
+
 def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
     reasons, policies = np.zeros(len(REASONS), np.int64), set()
 
     @settings(max_examples=EXAMPLES)
     @given(network=networks())
+    @example(network=TOO_DEAR)
     def both(network: Network) -> None:
         reference, compiled = founded(ReferenceEngine, network), founded(CompiledEngine, network)
         for epoch in range(EPOCHS):
