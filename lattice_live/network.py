@@ -20,7 +20,7 @@ from lattice_live.history import History
 from lattice_live.launcher import NodeError, NodeProcess, start_node
 from lattice_live.models import ModelError, store
 from lattice_live.models.folder import ModelFolder
-from lattice_live.models.store import Progress
+from lattice_live.models.store import Progress, silent
 from lattice_live.models.text import Text
 from lattice_live.node.identity import save_key
 from lattice_live.settlement import Settlement
@@ -39,10 +39,6 @@ class Network(NamedTuple):
     texts: dict[str, Text]
 
 
-def quiet(stage: str, done: int, total: int) -> None:
-    """Progress that nobody sees."""
-
-
 def launched(config: Config) -> Config:
     """`config` with the nodes of `live.launch` only. Raises ConfigError."""
     if config.chain.backend == "rpc":
@@ -59,7 +55,7 @@ def launched(config: Config) -> Config:
     return config.model_copy(update={"nodes": populations})
 
 
-def models(config: Config, progress: Callable[[str], Progress] = lambda name: quiet) -> dict[str, ModelFolder]:
+def models(config: Config, progress: Callable[[str], Progress] = lambda name: silent) -> dict[str, ModelFolder]:
     """The folders of the models that the launched nodes serve, by name; what is missing is pulled and converted.
 
     `progress` is asked for each model's own. Raises ConfigError.
