@@ -1,7 +1,8 @@
 """`python -m lattice_live.node`: serve models until told to stop.
 
 Prints one JSON line {"port", "pid", "url", "address", "models": {name: hash}} on stdout when it has served a prompt of each
-model; all else goes to stderr. SIGTERM and SIGINT leave what has been taken `--drain-s` to end, then the process exits with 0.
+model; all else goes to stderr. SIGTERM and SIGINT leave what has been taken `--drain-s` to end, then ends the rest, each
+with its last receipt, and exits with 0.
 
 Without TLS, which needs the Nexus's certificate, it listens on this machine only: whoever reaches it is taken for its Nexus.
 """
@@ -31,7 +32,7 @@ from lattice_live.node import tls
 from lattice_live.node.engine import Engine
 from lattice_live.node.identity import new_key, open_key
 from lattice_live.node.metrics import Metrics
-from lattice_live.node.server import Node, application
+from lattice_live.node.server import STALLED_S, Node, application
 from lattice_live.node.worker import EngineError, Worker
 
 KEEP_ALIVE_S = 600
@@ -105,7 +106,7 @@ def _serve(arguments: argparse.Namespace, folders: dict[str, ModelFolder]) -> No
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=arguments.drain_s,
+        timeout_graceful_shutdown=arguments.drain_s + int(STALLED_S),
         ssl_context_factory=(lambda *_: context) if context else None,
     )
 
@@ -114,11 +115,25 @@ def _serve(arguments: argparse.Namespace, folders: dict[str, ModelFolder]) -> No
             await node.start()
             ready = {"port": port, "pid": os.getpid(), "url": url, "address": key.address.hex(), "models": node.models}
             print(json.dumps(ready), flush=True)
-            await uvicorn.Server(config).serve([listener])
+            await _Server(config, node, arguments.drain_s).serve([listener])
         finally:
             node.close()
 
     asyncio.run(run(), loop_factory=config.get_loop_factory())
+
+
+class _Server(uvicorn.Server):
+    """Ends its node's answers, with their last receipts, before it closes their connections."""
+
+    def __init__(self, config: uvicorn.Config, node: Node, drain_s: float) -> None:
+        super().__init__(config)
+        self._node = node
+        self._drain_s = drain_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._node.finish(self._drain_s))
+            both.create_task(super().shutdown(sockets))
 
 
 def _tls_context(arguments: argparse.Namespace, key: Key) -> ssl.SSLContext:

@@ -160,6 +160,16 @@ class Node:
         loads = [(worker.in_flight, worker.queued) for worker in self.workers.values()]
         return {"draining": True, "in_flight": sum(load[0] for load in loads), "queued": sum(load[1] for load in loads)}
 
+    async def finish(self, drain_s: float) -> None:
+        """Take no more, wait at most `drain_s` for what is left, and end the rest: each gets its last receipt."""
+        self.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                for worker in self.workers.values():
+                    await worker.drained()
+        for worker in self.workers.values():
+            worker.cancel_all()
+
     def close(self) -> None:
         """Cancel what is left and end the engines' threads."""
         for worker in self.workers.values():

@@ -136,6 +136,11 @@ class Worker:
             self._inbox.put(stream.job)
             self._end(stream, "cancelled")
 
+    def cancel_all(self) -> None:
+        """Stop every job that holds a place."""
+        for stream in list(self._streams.values()):
+            self.cancel(stream)
+
     def drain(self) -> None:
         """Take no more jobs; those taken are served."""
         self._closed = self._closed or "this node drains and takes no more"
@@ -147,8 +152,7 @@ class Worker:
     def close(self) -> None:
         """Cancel what is left and end the thread, after the step it is in."""
         self.drain()
-        for stream in list(self._streams.values()):
-            self.cancel(stream)
+        self.cancel_all()
         self._inbox.put(None)
         self._thread.join()
 
