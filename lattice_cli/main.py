@@ -6,10 +6,27 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lattice_cli import bench, check, contracts, model, node, replay, run, schema, trace, up, verify
+from lattice_cli import (
+    backup,
+    bench,
+    check,
+    compare,
+    contracts,
+    load,
+    model,
+    node,
+    replay,
+    run,
+    schema,
+    status,
+    trace,
+    up,
+    verify,
+    wallet,
+)
 from lattice_core.config import ConfigError
 
-COMMANDS = (check, run, up, node, model, replay, verify, trace, contracts, schema, bench)
+COMMANDS = (check, run, up, load, compare, status, wallet, node, model, replay, verify, backup, trace, contracts, schema, bench)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""`lattice node`: what this machine can do as a node, and what that would earn."""
+"""`lattice node`: what this machine can do as a node, what that would earn, and a node in a network."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lattice_cli import member
 from lattice_cli.network import add_config, read_config
 from lattice_core.config import ConfigError
 
@@ -14,8 +15,9 @@ MAX_REPLICATIONS = 1_000
 
 
 def add(subparsers: Any) -> None:
-    node = subparsers.add_parser("node", help="measure this machine as a node, and estimate what it would earn")
+    node = subparsers.add_parser("node", help="run a node, measure this machine as one, and estimate what it would earn")
     commands = node.add_subparsers(metavar="COMMAND", required=True)
+    member.add(commands)
     profile = commands.add_parser(
         "profile", help="measure how fast this machine serves a model, as `hardware: {profile: FILE}`"
     )

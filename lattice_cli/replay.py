@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,38 @@ def _replay(arguments: argparse.Namespace) -> int:
     from lattice_core.replay import replay
 
     run = Path(arguments.run)
-    journal, decisions = run / "journal.jsonl", run / "decisions.jsonl"
     try:
-        with (
-            journal.open(encoding="utf-8", errors="replace") as events,
-            decisions.open(encoding="utf-8", errors="replace") as commands,
-        ):
-            difference = replay(events, commands, _digest(run / "manifest.json"), str(journal))
-    except OSError as error:
-        raise ConfigError(f"{run}: must be a run with a journal: {error.filename}: {error.strerror}") from error
+        with lines(run, "journal") as (events, source), lines(run, "decisions") as (commands, _):
+            difference = replay(events, commands, _digest(run / "manifest.json"), source)
     except JournalError as error:
         raise ConfigError(str(error)) from error
     if difference is not None:
         print(f"{run}: {difference}", file=sys.stderr)
     return 0 if difference is None else 1
+
+
+@contextmanager
+def lines(run: Path, what: str) -> Iterator[tuple[Iterable[str], str]]:
+    """The lines of a run's `journal` or `decisions`, and where they stand: for a live network that has not ended, its storage.
+
+    Raises ConfigError, also while they are read.
+    """
+    from lattice_live.sqlite import FILE, Reader
+    from lattice_live.storage import StorageError
+
+    file = run / f"{what}.jsonl"
+    if not file.exists() and (run / FILE).exists():
+        try:
+            with closing(Reader(run / FILE)) as reader:
+                yield reader.lines("events" if what == "journal" else what), str(run / FILE)
+        except StorageError as error:
+            raise ConfigError(str(error)) from error
+        return
+    try:
+        with file.open(encoding="utf-8", errors="replace") as held:
+            yield held, str(file)
+    except OSError as error:
+        raise ConfigError(f"{run}: must be a run with a journal: {error.filename}: {error.strerror}") from error
 
 
 def _digest(manifest: Path) -> str | None:

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 PICTURES = ("png", "svg", "pdf")
+UNKNOWN = "unknown"
 FORMATS = ("azure", "mooncake", "burstgpt", "chutes")
 
 
@@ -14,13 +15,13 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("trace", help="import, describe and fit traces of requests")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    action = actions.add_parser("import", help="bring a published trace into Lattice's format")
-    action.add_argument("file", metavar="FILE", help="trace as it was published")
+    action = actions.add_parser("import", help="bring a published trace, or a run's requests, into Lattice's format")
+    action.add_argument("file", metavar="FILE", help="trace as it was published, or a run directory")
     action.add_argument("--format", choices=FORMATS, help="format of FILE; as its first line shows, if not given")
     action.add_argument("--out", metavar="T.parquet", required=True, help="file to write")
-    action.add_argument("--source", default="unknown", help="where the trace comes from and whom to cite")
-    action.add_argument("--licence", default="unknown", help="its licence")
-    action.set_defaults(command=_refusing(_import))
+    action.add_argument("--source", default=UNKNOWN, help="where the trace comes from and whom to cite")
+    action.add_argument("--licence", default=UNKNOWN, help="its licence")
+    action.set_defaults(command=_refusing(_import), refuse=action.error)
 
     action = actions.add_parser("describe", help="print and draw what a trace is like")
     action.add_argument("trace", metavar="T", help="imported trace, or a CSV file in Azure's format")
@@ -58,12 +59,20 @@ def _refusing(command: Callable[[argparse.Namespace], None]) -> Callable[[argpar
 
 def _import(arguments: argparse.Namespace) -> None:
     from lattice_sim.trace import header, write_trace
-    from lattice_sim.trace_import import detect, import_trace
+    from lattice_sim.trace_import import detect, import_run, import_trace
 
-    format = arguments.format or detect(arguments.file)
-    trace, failed = import_trace(arguments.file, format)
-    write_trace(arguments.out, trace, arguments.source, arguments.licence)
-    about = header(trace, arguments.source, arguments.licence)
+    source, more = arguments.source, {}
+    if Path(arguments.file).is_dir():
+        if arguments.format:
+            arguments.refuse("--format is a file's; a run directory has one of its own")
+        format, run = "run", import_run(arguments.file)
+        trace, failed, more = run.trace, run.failed, {"nodes": run.nodes}
+        source = run.source if source == UNKNOWN else source
+    else:
+        format = arguments.format or detect(arguments.file)
+        trace, failed = import_trace(arguments.file, format)
+    write_trace(arguments.out, trace, source, arguments.licence, **more)
+    about = header(trace, source, arguments.licence)
     _print("format", format)
     _print("requests", f"{about.requests:,}")
     _print("failed, left out", f"{failed:,}")

@@ -6,9 +6,11 @@ import dataclasses
 import signal
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lattice_cli import table
 from lattice_cli.network import add_config, read_config
 from lattice_core.config import Config, ConfigError
 
@@ -35,7 +37,8 @@ def _up(arguments: argparse.Namespace) -> int:
     from lattice_live.launcher import NodeError
     from lattice_live.network import launched, models
     from lattice_live.server import listen
-    from lattice_sim.rundir import MANIFEST, default_folder
+    from lattice_live.storage import StorageError
+    from lattice_sim.rundir import DECISIONS, JOURNAL, MANIFEST, default_folder
 
     config = read_config(arguments)
     launched(config)
@@ -48,14 +51,13 @@ def _up(arguments: argparse.Namespace) -> int:
         ) from error
     try:
         folder = Folder(Path(arguments.out) if arguments.out else default_folder(config), config)
-        (folder.path / MANIFEST).unlink(missing_ok=True)  # until it ends, it is not a whole run
-        key = folder.issue_key(account=0)
-        print(f"API key {key}" if key else f"goes on in {folder.path}, with the API key it has given out", flush=True)
+        for name in (MANIFEST, JOURNAL, DECISIONS):
+            (folder.path / name).unlink(missing_ok=True)  # until it ends, it is not a whole run
         asyncio.run(_serve(config, folder, listener, folders), loop_factory=uvloop.new_event_loop)
         folder.close()
     except FolderError as error:
         raise ConfigError(str(error)) from error
-    except NodeError as error:
+    except (NodeError, StorageError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -63,6 +65,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 async def _serve(config: Config, folder: "Folder", listener: socket.socket, folders: "Mapping[str, ModelFolder]") -> None:
     """Launch, serve until a signal, settle and write the run's files."""
+    from lattice_live.gateway.principals import first_key
     from lattice_live.network import running
     from lattice_live.server import serve
 
@@ -70,15 +73,32 @@ async def _serve(config: Config, folder: "Folder", listener: socket.socket, fold
     for number in (signal.SIGINT, signal.SIGTERM):  # explicit: a background job inherits SIGINT ignored
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     host, port = config.live.listen.rpartition(":")[0], listener.getsockname()[1]
-    async with running(config, folder, folders=folders) as network:
-        await serve(network, listener, lambda: print(f"listening on http://{host}:{port}", flush=True), stop)
+    showing: list[asyncio.Task[None]] = []
+    async with running(config, folder, folders=folders) as network, asyncio.TaskGroup() as group:
+        key = await first_key(network.storage)
+        print(f"API key {key}" if key else f"goes on in {folder.path}, with the API key it has given out", flush=True)
+
+        def ready() -> None:
+            print(f"listening on http://{host}:{port}", flush=True)
+            if sys.stdout.isatty():
+                showing.append(group.create_task(table.keep(network, sys.stdout)))
+
+        await serve(network, listener, ready, stop)
+        for task in showing:
+            task.cancel()
     _write(network)
 
 
 def _write(network: "Network") -> None:
     """The files of a run directory, as a simulation leaves them."""
-    from lattice_sim.rundir import COMPLETE, Run
+    from lattice_live.sqlite import Reader
+    from lattice_sim.rundir import COMPLETE, DECISIONS, JOURNAL, Run
 
-    run = Run.of(network.config, network.history.records, COMPLETE)
+    with closing(Reader(network.folder.storage)) as reader:
+        for name, table in ((JOURNAL, "events"), (DECISIONS, "decisions")):
+            with (network.folder.path / name).open("w", encoding="ascii", newline="\n") as file:
+                file.writelines(reader.lines(table))
+    book = network.settlement.listing.book if network.settlement.remote else None
+    run = Run.of(network.config, network.history.records, COMPLETE, address_book=book)
     manifest = {**run.manifest, "engine": "live", "digest": network.driver.nexus.digest().hex()}
     dataclasses.replace(run, manifest=manifest).write(network.folder.path)

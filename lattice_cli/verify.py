@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lattice_cli.replay import lines
 from lattice_core.config import ConfigError
 
 if TYPE_CHECKING:
@@ -25,13 +26,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     from lattice_core.verification import settlements
     from lattice_sim.rundir import load_run
 
-    run, journal = load_run(arguments.run), Path(arguments.run) / "journal.jsonl"
+    run = load_run(arguments.run)
     found = _logged(arguments.rpc, run.manifest) if arguments.rpc else _recorded(run.settlements)
     try:
-        with journal.open(encoding="utf-8", errors="replace") as lines:
-            expected = list(settlements(lines, str(journal)))
-    except OSError as error:
-        raise ConfigError(f"{arguments.run}: must be a run with a journal: {error.filename}: {error.strerror}") from error
+        with lines(Path(arguments.run), "journal") as (journal, source):
+            expected = list(settlements(journal, source))
     except JournalError as error:
         print(error, file=sys.stderr)
         return 1

@@ -140,11 +140,24 @@ class NodeDown(NamedTuple):
     node: int
 
 
+class NodesListed(NamedTuple):
+    """A list of nodes for requests to name: with `allow` nobody else may serve them, else none of these.
+
+    Lists are numbered from 1, one after another; a node that does not exist yet may stand on one.
+    """
+
+    t_ns: int
+    list: int
+    allow: bool
+    nodes: tuple[int, ...]
+
+
 class Arrive(NamedTuple):
     """A request. `held`: reserve `max_fee_nlai` and wait for `Proceed`; `parent`: the request that pays and of which this is
     a part.
 
-    `kind` and `privacy` are indices of `state.KINDS` and `state.PRIVACY`; `max_fee_nlai` 0 means no cap, `deadline_ns` 0 none.
+    `kind`, `privacy` and `prefer` are indices of `state.KINDS`, `PRIVACY` and `PREFERENCES`; `max_fee_nlai` 0 means no cap,
+    `deadline_ns` 0 none, `nodes` 0 any node; else it is the list of those that may serve it, or may not.
     """
 
     t_ns: int
@@ -163,6 +176,8 @@ class Arrive(NamedTuple):
     prefix: int = 0
     parent: int = 0
     held: bool = False
+    prefer: int = 0
+    nodes: int = 0
 
 
 class Proceed(NamedTuple):
@@ -181,7 +196,7 @@ class FirstToken(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Cumulative receipt: the leg has delivered up to token `upto_tok`."""
+    """Cumulative receipt: the leg has delivered up to token `upto_tok` of the whole answer."""
 
     t_ns: int
     leg: int
@@ -189,7 +204,7 @@ class Progress(NamedTuple):
 
 
 class Complete(NamedTuple):
-    """The leg has delivered its whole answer."""
+    """The leg has delivered the end of the answer, which has `output_tok` tokens in all."""
 
     t_ns: int
     leg: int
@@ -197,11 +212,15 @@ class Complete(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """The leg has failed: `why` is `state.NODE_LOST`, `NODE_REFUSED`, `NODE_TIMEOUT` or `BAD_ANSWER`."""
+    """The leg has failed: `why` is `state.NODE_LOST`, `NODE_REFUSED`, `NODE_TIMEOUT` or `BAD_ANSWER`.
+
+    The first `sent_tok` tokens of the whole answer have reached the user, or all that are receipted, if these are more.
+    """
 
     t_ns: int
     leg: int
     why: int
+    sent_tok: int = 0
 
 
 class CancelRequest(NamedTuple):
@@ -258,6 +277,7 @@ type Event = (
     | Withdrawn
     | NodeUp
     | NodeDown
+    | NodesListed
     | Arrive
     | Proceed
     | FirstToken
@@ -276,13 +296,16 @@ EVENTS: tuple[type[Event], ...] = Event.__value__.__args__
 
 
 class Dispatch(NamedTuple):
-    """Send the request to `node` as leg `leg`; at most `quote_nlai` will be charged for it."""
+    """Send the request to `node` as leg `leg`, to go on behind the first `from_tok` tokens of its answer; at most `quote_nlai`
+    will be charged for it.
+    """
 
     request: int
     leg: int
     node: int
     offer: int
     quote_nlai: int
+    from_tok: int = 0
 
 
 class Cancel(NamedTuple):
@@ -301,7 +324,7 @@ class Probe(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Have this leg's answer of `output_tok` tokens audited; the answer is already committed."""
+    """Have the answer of `output_tok` tokens audited that this leg has ended; the answer is already committed."""
 
     request: int
     leg: int
@@ -313,7 +336,8 @@ class Audit(NamedTuple):
 class Status(NamedTuple):
     """A request has ended. `outcome` and `reason` index `state.OUTCOMES` and `state.REASONS`; times are 0 where there was none.
 
-    `node` is the last that served it (−1: none), `output_tok` what that node delivered, `fee_nlai` the request's whole fee.
+    `sent_ns` is of the leg that began the answer, or else of the last. `node` is the last that served it (−1: none),
+    `output_tok` what of the whole answer has reached the user, `fee_nlai` the request's whole fee.
     """
 
     request: int
@@ -335,7 +359,8 @@ class Submit(NamedTuple):
 class Receipt(NamedTuple):
     """For a leg `account` owes `node` `nlai` of purchased and `faucet_nlai` of faucet credit; the batch of `epoch` claims it.
 
-    `request` is what the leg served, a sub-request maybe; its prompt and the delivered tokens are what is paid for.
+    `request` is what the leg served, a sub-request maybe. `prompt_tok` and `output_tok` are what is paid for: the prompt, 0 if
+    a leg before is paid for it, and what this leg delivered.
     """
 
     request: int

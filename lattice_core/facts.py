@@ -1,19 +1,21 @@
-"""The rules for what the chain says of accounts, deposits, withdrawals, nodes, offers and bonds."""
+"""The rules for what the chain says of accounts, deposits, withdrawals, nodes, offers and bonds, and for lists of nodes."""
 
 from lattice_core.directory import Handle
-from lattice_core.jit import jit, rows
+from lattice_core.jit import jit, rows, store
 from lattice_core.ledger import fold, has_account
 from lattice_core.reputation import bond_factor
 from lattice_core.routing import activate
 from lattice_core.state import (
     ABSENT,
     CLOSED,
+    LISTED,
     NODES,
     NONE,
     UP,
     account_at,
     clock,
     group_at,
+    list_at,
     node_at,
     offer_at,
     params,
@@ -141,3 +143,27 @@ def set_bond(S: Handle, node: int, nlai: int, t_ns: int) -> int:
     fold(S, node)
     fold(S, nlai)
     return 0
+
+
+@jit
+def open_list(S: Handle, nodes: int, allow: bool, t_ns: int) -> int:
+    """A new list without nodes. Its row exists already; its id is one more than that of the list before."""
+    begin(S, t_ns)
+    c = clock(S)
+    if nodes != c.lists + 1:
+        return ignored(S)
+    li = list_at(S, c.lists)
+    li.start, li.count, li.allow = c.listed, 0, 1 if allow else 0
+    c.lists += 1
+    fold(S, nodes if allow else -nodes)
+    return 0
+
+
+@jit
+def add_to_list(S: Handle, node: int) -> None:
+    """One more node on the newest list, with a higher index than those before. Its place exists already."""
+    c = clock(S)
+    store(S, LISTED, c.listed, node)
+    c.listed += 1
+    list_at(S, c.lists - 1).count += 1
+    fold(S, node)

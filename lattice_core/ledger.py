@@ -143,7 +143,7 @@ def charge(S: Handle, leg: int, nlai: int) -> None:
     row = out(S, RECEIPT)
     o, served = out_at(S, row), request_at(S, le.request)
     o.request, o.leg, o.epoch, o.account, o.node = served.id, le.id, clock(S).epoch, r.account, node
-    o.prompt_tok, o.output_tok, o.nlai, o.faucet_nlai = served.prompt_tok, le.to_tok - le.from_tok, purchased, faucet
+    o.prompt_tok, o.output_tok, o.nlai, o.faucet_nlai = served.unpaid_tok, le.to_tok - le.from_tok, purchased, faucet
     fold_entry(S, r.account, node, purchased, faucet)
 
 

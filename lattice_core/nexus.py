@@ -36,6 +36,7 @@ from lattice_core.events import (
     FirstToken,
     NodeDown,
     NodeRegistered,
+    NodesListed,
     NodeUp,
     OfferPosted,
     Probe,
@@ -170,6 +171,10 @@ class Nexus:
             self.state.put(name, getattr(fresh, name))
         self.config, self.policy, self._score = config, policy, policy.address
 
+    def record(self, journal: Sink, decisions: Sink) -> None:
+        """From here on hand events and commands to these sinks; what was before, they have, or nobody wants."""
+        self._journal, self._decisions = journal, decisions
+
     @property
     def is_recorded(self) -> bool:
         """Whether someone keeps its events or its commands."""
@@ -213,9 +218,14 @@ class Nexus:
         """One counter of `state.CLOCK`, such as `arrived`."""
         return int(self.state.clock[0][name])
 
+    @property
+    def registered(self) -> int:
+        """One more than the last node that is registered; on a chain of others' some before it may not be."""
+        return int(np.flatnonzero(self.state.nodes["key"]).max(initial=-1)) + 1
+
     def reliabilities(self, t_ns: int) -> NDArray[np.float64]:
-        """Share of each registered node's answers that succeed, as routing would see it at `t_ns`."""
-        found: NDArray[np.float64] = reliabilities(self.state.handle, t_ns)[self.state.nodes["key"] != 0]
+        """Share of the answers of nodes 0 to `registered` − 1 that succeed, as routing would see it at `t_ns`."""
+        found: NDArray[np.float64] = reliabilities(self.state.handle, t_ns)[: self.registered]
         return found
 
     def qualities(self, t_ns: int) -> NDArray[np.float64]:
@@ -236,10 +246,10 @@ class Nexus:
         for out in self.state.outs[:count].tolist():
             (
                 kind, outcome, reason, request, leg, node, offer,
-                account, epoch, prompt_tok, output_tok, nlai, faucet_nlai, sent_ns, first_token_ns,
+                account, from_tok, epoch, prompt_tok, output_tok, nlai, faucet_nlai, sent_ns, first_token_ns,
             ) = out  # fmt: skip
             if kind == DISPATCH:
-                commands.append(Dispatch(request, leg, node, offer, nlai))
+                commands.append(Dispatch(request, leg, node, offer, nlai, from_tok))
             elif kind == STATUS:
                 self._rows.pop(request, None)
                 commands.append(Status(request, outcome, reason, node, output_tok, nlai, sent_ns, first_token_ns))
@@ -343,12 +353,23 @@ class Nexus:
     def _node_down(self, e: NodeDown) -> int:
         return nodes.node_down(self.state.handle, e.node, e.t_ns)
 
+    def _nodes_listed(self, e: NodesListed) -> int:
+        if e.list != self.count("lists") + 1 or not all(isinstance(node, int) and 0 <= node < MAX_ROWS for node in e.nodes):
+            return self._ignore(e.t_ns)
+        nodes = sorted(set(e.nodes))
+        self.state.make_list_room(len(nodes))
+        facts.open_list(self.state.handle, e.list, bool(e.allow), e.t_ns)
+        for node in nodes:
+            facts.add_to_list(self.state.handle, node)
+        return 0
+
     def _arrive(self, e: Arrive) -> int:
         parent = self._rows.get(e.parent, NONE) if e.parent else NONE
         row = int(self.state.clock[0]["free_request"])
         count = requests.arrive(
             self.state.handle, e.request, e.parent, parent, e.account, e.principal, e.session, e.model, e.kind, e.cluster,
-            e.privacy, e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.t_ns, self._score,
+            e.privacy, e.prompt_tok, e.max_tok, e.max_fee_nlai, e.deadline_ns, e.prefix, e.held, e.prefer, e.nodes,
+            e.t_ns, self._score,
         )  # fmt: skip
         if self.state.requests[row]["id"] == e.request:
             self._rows[e.request] = row
@@ -368,7 +389,7 @@ class Nexus:
         return requests.complete(self.state.handle, e.leg, e.output_tok, e.t_ns)
 
     def _fail(self, e: Fail) -> int:
-        return requests.fail(self.state.handle, e.leg, e.why, e.t_ns, self._score)
+        return requests.fail(self.state.handle, e.leg, e.why, e.sent_tok, e.t_ns, self._score)
 
     def _cancel_request(self, e: CancelRequest) -> int:
         row = self._rows.get(e.request, NONE)
@@ -406,6 +427,7 @@ _RULES: dict[type, Callable[[Nexus, Any], int]] = {
     Withdrawn: Nexus._withdrawn,
     NodeUp: Nexus._node_up,
     NodeDown: Nexus._node_down,
+    NodesListed: Nexus._nodes_listed,
     Arrive: Nexus._arrive,
     Proceed: Nexus._proceed,
     FirstToken: Nexus._first_token,
@@ -433,6 +455,7 @@ def _initial(config: Config, policy: Policy, nexus: int) -> State:
         "explore": routing.explore if policy.explores else 0.0,
         "under_observed": routing.under_observed,
         "retries": routing.retries,
+        "resume": routing.resume,
         "newcomer_cap": routing.newcomer_cap,
         "newcomer_verified": routing.newcomer_verified,
         "refresh_ns": routing.refresh_ns,

@@ -202,6 +202,10 @@ class _Observed:
     digest: bytes = b""
 
 
+JOINED = "joined"
+"""The population of nodes that no config names."""
+
+
 class Records:
     """The rows of one run. Picklable, with what a run needs to go on."""
 
@@ -266,7 +270,8 @@ class Records:
         """
         last = self._observed
         nodes, accounts = nexus.table("nodes"), nexus.table("accounts")
-        nodes, accounts = nodes[nodes["key"] != 0], accounts[accounts["known"] == 1]
+        nodes, accounts = nodes[: nexus.registered], accounts[accounts["known"] == 1]
+        joined = np.full(max(0, len(nodes) - len(self._nodes)), JOINED, object)
         counts = {name: nexus.count(name) for name in last.counts}
         up = nodes["status"] == UP
         slots_up = int(nodes["slots"][up].sum())
@@ -298,7 +303,7 @@ class Records:
         columns = {
             "epoch": np.full(len(nodes), epoch, np.int64),
             "node": np.arange(len(nodes)),
-            "population": self._nodes[: len(nodes)],
+            "population": np.concatenate([self._nodes, joined])[: len(nodes)],
             "up": up,
             "slots": nodes["slots"].copy(),
             "in_flight": nodes["in_flight"].copy(),
@@ -404,8 +409,9 @@ class Records:
         rows["population"] = self._population_of[requests["account"]]
         rows["user"] = self._user_of[requests["account"]]
         for name, source in (
-            ("request", "id"), ("model", "model"), ("prompt_tok", "prompt_tok"), ("arrival_ns", "arrival_ns"),
-            ("dispatch_ns", "sent_ns"), ("first_token_ns", "first_token_ns"), ("fee_nlai", "charged_nlai"),
+            ("request", "id"), ("model", "model"), ("prompt_tok", "prompt_tok"), ("output_tok", "from_tok"),
+            ("arrival_ns", "arrival_ns"), ("dispatch_ns", "sent_ns"), ("first_token_ns", "first_token_ns"),
+            ("fee_nlai", "charged_nlai"),
         ):  # fmt: skip
             rows[name] = requests[source]
         return rows

@@ -3,8 +3,10 @@
 * `arrive` routes it, reserves the quote of the offer it got and dispatches a leg; or reserves its cap and waits (`held`), so
   that sub-requests (rows of their own, with `parent`) can be served from the same reservation before `proceed` dispatches it.
 * `first_token`, `progress` and `complete` are what the Nexus sees of the leg. Progress is cumulative: the last receipted token.
-* `fail` ends a leg. Before the first token the request is routed again, at most `retries` times; after it the request fails,
-  and the node is paid for the receipted tokens, the prompt included.
+  Tokens are counted over the whole answer, whichever leg delivers them.
+* `fail` ends a leg, and the request is routed again, at most `retries` times. The next leg goes on behind what has reached the
+  user; without `resume`, a failure after the first token ends the request.
+* Each leg is paid for its own receipted tokens, the first that has any for the prompt, too.
 * `cancel` (the client left) and the deadline end the request likewise.
 * However a request ends, its account pays for receipted tokens only and the rest of the reservation is released (INV-11).
 """
@@ -35,6 +37,8 @@ from lattice_core.state import (
     AUDIT,
     BAD_ANSWER,
     BAD_REQUEST,
+    BALANCED,
+    BEST,
     BOUNDARY,
     BREAKER_TIMERS,
     CANCEL,
@@ -150,14 +154,14 @@ def _count_end(S: Handle, account: int, outcome: int) -> None:
 
 
 @jit
-def _end_request(S: Handle, request: int, outcome: int, reason: int, node: int, output_tok: int) -> None:
+def _end_request(S: Handle, request: int, outcome: int, reason: int, node: int) -> None:
     """Release what is left, tell the driver, free the row. Legs and children are closed already."""
     r = request_at(S, request)
     if r.parent == NONE:
         release(S, request)
     row = out(S, STATUS)
     o = out_at(S, row)
-    o.request, o.outcome, o.reason, o.node, o.output_tok = r.id, outcome, reason, node, output_tok
+    o.request, o.outcome, o.reason, o.node, o.output_tok = r.id, outcome, reason, node, r.from_tok
     o.nlai, o.sent_ns, o.first_token_ns = r.charged_nlai, r.sent_ns, r.first_token_ns
     _count_end(S, r.account, outcome)
     fold_entry(S, clock(S).now_ns, r.id, (reason << 8) + outcome, r.charged_nlai)
@@ -183,14 +187,17 @@ def _unlink(S: Handle, request: int) -> None:
 
 
 @jit
-def _close_leg(S: Handle, request: int) -> tuple[int, int]:
-    """Charge the request's open leg for its receipted tokens and free it; returns (node, receipted tokens)."""
+def _close_leg(S: Handle, request: int) -> int:
+    """Charge the request's open leg for its receipted tokens and free it; returns its node."""
     r = request_at(S, request)
     le = leg_at(S, r.leg)
     offer = offer_at(S, le.offer)
     delivered = le.to_tok - le.from_tok
-    nlai = fee_nlai(offer.price_in, offer.price_out, r.prompt_tok, delivered) if delivered > 0 else 0
+    nlai = fee_nlai(offer.price_in, offer.price_out, r.unpaid_tok, delivered) if delivered > 0 else 0
     charge(S, r.leg, min(nlai, le.reserved_nlai))
+    if delivered > 0:
+        r.unpaid_tok = 0
+    r.from_tok = le.to_tok
     if root_of(S, request) != request:
         r.charged_nlai += le.charged_nlai
     n = node_at(S, offer.node)
@@ -202,7 +209,7 @@ def _close_leg(S: Handle, request: int) -> tuple[int, int]:
     le.next_free = clock(S).free_leg
     clock(S).free_leg = r.leg
     r.leg = NONE
-    return offer.node, delivered
+    return offer.node
 
 
 @jit
@@ -218,18 +225,20 @@ def _dispatch(S: Handle, request: int, t_ns: int, score: int) -> int:
     leg = _take_leg(S)
     le, n = leg_at(S, leg), node_at(S, offer_at(S, offer).node)
     le.request, le.no, le.offer = request, r.legs, offer
-    le.from_tok, le.to_tok, le.charged_nlai = 0, 0, 0
+    le.from_tok, le.to_tok, le.charged_nlai = r.from_tok, r.from_tok, 0
     le.sent_ns, le.first_token_ns = t_ns, 0
     reserve(S, leg, quote)
-    r.leg, r.state, r.sent_ns = leg, RUNNING, t_ns
+    r.leg, r.state = leg, RUNNING
     r.legs += 1
+    if r.first_token_ns == 0:  # whoever goes on with an answer is not who began it
+        r.sent_ns = t_ns
     n.in_flight += 1
     n.legs += 1
     row = out(S, DISPATCH)
     o = out_at(S, row)
     o.request, o.leg, o.offer, o.node = r.id, le.id, offer, offer_at(S, offer).node
-    o.nlai, o.sent_ns = quote, t_ns
-    fold_entry(S, t_ns, r.id, offer, quote)
+    o.from_tok, o.nlai, o.sent_ns = r.from_tok, quote, t_ns
+    fold_entry(S, t_ns, r.id, (r.from_tok << 32) + offer, quote)
     return 0
 
 
@@ -252,6 +261,8 @@ def arrive(
     deadline_ns: int,
     prefix: int,
     held: bool,
+    prefer: int,
+    nodes: int,
     t_ns: int,
     score: int,
 ) -> int:
@@ -275,6 +286,7 @@ def arrive(
         not (1 <= prompt_tok <= MAX_TOKENS and 1 <= max_tok <= MAX_TOKENS and 0 <= max_fee_nlai <= MAX_SUPPLY_NLAI)
         or privacy < PUBLIC
         or privacy > LOCAL
+        or not (BALANCED <= prefer <= BEST and 0 <= nodes <= c.lists)
         or (held and (max_fee_nlai == 0 or parent_id != 0))
     ):
         reason = BAD_REQUEST
@@ -303,6 +315,7 @@ def arrive(
     r.prompt_tok, r.max_tok, r.max_fee_nlai, r.deadline_ns, r.prefix = (
         prompt_tok, max_tok, max_fee_nlai, deadline_ns, np.uint64(prefix),
     )  # fmt: skip
+    r.from_tok, r.unpaid_tok, r.prefer, r.nodes = 0, prompt_tok, prefer, nodes
     r.arrival_ns, r.first_token_ns, r.sent_ns = t, 0, 0
     r.leg, r.legs, r.avoid, r.child, r.sibling = NONE, 0, NONE, NONE, NONE
     r.hold_nlai, r.hold_faucet_nlai, r.committed_nlai, r.charged_nlai = 0, 0, 0, 0
@@ -319,7 +332,7 @@ def arrive(
     else:
         reason = _dispatch(S, request, t, score)
     if reason != 0:
-        _end_request(S, request, REJECTED, reason, NONE, 0)
+        _end_request(S, request, REJECTED, reason, NONE)
         return c.outs
     limit_ns = t + params(S).reservation_ns
     set_time(S, REQUEST_TIMERS, request, min(deadline_ns, limit_ns) if deadline_ns > 0 else limit_ns)
@@ -352,7 +365,7 @@ def proceed(S: Handle, request: int, id: int, prompt_tok: int, t_ns: int, score:
     elif r.group != NONE and prompt_tok + r.max_tok > group_at(S, r.group).context_tok:
         reason = CONTEXT_TOO_LONG
     else:
-        r.prompt_tok = prompt_tok
+        r.prompt_tok, r.unpaid_tok = prompt_tok, prompt_tok
         reason = _dispatch(S, request, t, score)
     if reason != 0:
         _abandon(S, request, reason, t)
@@ -376,13 +389,15 @@ def first_token(S: Handle, leg_id: int, t_ns: int) -> int:
     le.first_token_ns = t
     if r.first_token_ns == 0:
         r.first_token_ns = t
-    observe_first_token(S, le.offer, float(t - le.sent_ns) / 1e9, r.prompt_tok, t)
+    else:  # no status tells of it
+        fold(S, t)
+    observe_first_token(S, le.offer, float(t - le.sent_ns) / 1e9, r.prompt_tok + le.from_tok, t)
     return 0
 
 
 @jit
 def progress(S: Handle, leg_id: int, upto_tok: int, t_ns: int) -> int:
-    """A cumulative receipt: the leg has delivered up to token `upto_tok`."""
+    """A cumulative receipt: the leg has delivered up to token `upto_tok` of the answer."""
     begin(S, t_ns)
     leg = leg_row(S, leg_id)
     if leg == NONE:
@@ -394,7 +409,7 @@ def progress(S: Handle, leg_id: int, upto_tok: int, t_ns: int) -> int:
 
 @jit
 def complete(S: Handle, leg_id: int, output_tok: int, t_ns: int) -> int:
-    """The leg has delivered its whole answer of `output_tok` tokens."""
+    """The leg has delivered the end of the answer, which has `output_tok` tokens in all."""
     t = begin(S, t_ns)
     leg = leg_row(S, leg_id)
     if leg == NONE:
@@ -416,33 +431,39 @@ def complete(S: Handle, leg_id: int, output_tok: int, t_ns: int) -> int:
         out_at(S, row).request, out_at(S, row).leg, out_at(S, row).offer, out_at(S, row).node = r.id, leg_id, offer, o.node
         out_at(S, row).output_tok = le.to_tok
     _cancel_children(S, request, t)
-    node, delivered = _close_leg(S, request)
-    _end_request(S, request, COMPLETED, 0, node, delivered)
+    _end_request(S, request, COMPLETED, 0, _close_leg(S, request))
     return clock(S).outs
 
 
 @jit
-def fail(S: Handle, leg_id: int, why: int, t_ns: int, score: int) -> int:
-    """The leg's node is lost, refuses, or answers badly. Before the first token the request is routed again."""
+def fail(S: Handle, leg_id: int, why: int, sent_tok: int, t_ns: int, score: int) -> int:
+    """The leg's node is lost, refuses, or answers badly: another goes on behind what is receipted, or behind the answer's first
+    `sent_tok` tokens if these have reached the user.
+    """
     t = begin(S, t_ns)
     leg = leg_row(S, leg_id)
     if leg == NONE:
         return ignored(S)
     le = leg_at(S, leg)
-    request, offer, began = le.request, le.offer, le.first_token_ns != 0 or le.to_tok > 0
+    request, offer, began = le.request, le.offer, le.first_token_ns != 0
     r, node = request_at(S, request), offer_at(S, le.offer).node
     why = why if NODE_LOST <= why <= BAD_ANSWER else NODE_LOST
     node_at(S, node).legs_lost += 1
     observe(S, node, False, t)
-    node, delivered = _close_leg(S, request)
+    _close_leg(S, request)
+    r.from_tok = max(r.from_tok, min(sent_tok, r.max_tok))
     fold(S, leg_id)
     fold(S, why)
-    if not began and r.legs <= params(S).retries:
-        r.avoid = offer
-        if _dispatch(S, request, t, score) == 0:
-            return clock(S).outs
+    outcome = FAILED
+    if params(S).resume or not (began or r.from_tok > 0):
+        if r.from_tok == r.max_tok:
+            outcome, why = COMPLETED, 0
+        elif r.legs <= params(S).retries:
+            r.avoid = offer
+            if _dispatch(S, request, t, score) == 0:
+                return clock(S).outs
     _cancel_children(S, request, t)
-    _end_request(S, request, FAILED, why, node, delivered)
+    _end_request(S, request, outcome, why, node)
     return clock(S).outs
 
 
@@ -472,17 +493,17 @@ def _cancel_children(S: Handle, request: int, t_ns: int) -> None:
 @jit
 def _abandon_one(S: Handle, request: int, reason: int, t_ns: int) -> None:
     r = request_at(S, request)
-    node, delivered = NONE, 0
+    node = NONE
     if r.leg != NONE:
         le = leg_at(S, r.leg)
         row = out(S, CANCEL)
         o = out_at(S, row)
         o.request, o.leg, o.offer, o.node = r.id, le.id, le.offer, offer_at(S, le.offer).node
         if le.first_token_ns == 0:  # a wait this long is the least that the first token would have taken
-            observe_first_token(S, le.offer, float(t_ns - le.sent_ns) / 1e9, r.prompt_tok, t_ns)
+            observe_first_token(S, le.offer, float(t_ns - le.sent_ns) / 1e9, r.prompt_tok + le.from_tok, t_ns)
         node_at(S, o.node).legs_cancelled += 1
-        node, delivered = _close_leg(S, request)
-    _end_request(S, request, FAILED, reason, node, delivered)
+        node = _close_leg(S, request)
+    _end_request(S, request, FAILED, reason, node)
 
 
 # --- timers ------------------------------------------------------------------------------------------------------------------

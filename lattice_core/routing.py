@@ -12,8 +12,11 @@ sampling; the filters drop those that may not serve; the policy's score orders t
 If no drawn candidate may serve, a pass over the group from a random place on decides. It ends with `candidates` offers that
 may, so that its cost does not depend on the number of nodes either; only a whole pass without any rejects, with the reason.
 
-    U = q² · s⁴ · g(T̂) · (p_ref/p) · h(bond)^¼        T̂ = (ttft + prompt·prefill_ref + expected·itl) · (in_flight + 1)/slots
+    U = q² · s⁴ · g(T̂) · (p_ref/p) · h(bond)^¼ · w    T̂ = (ttft + prompt·prefill_ref + expected·itl) · (in_flight + 1)/slots
     g(T) = (1 + e^(−T0/σ)) / (1 + e^((T − T0)/σ)), at least 1e-3, σ = T0/2;    h = 1 − e^(−bond/bond_ref)
+    w = 1, and of a user who would rather have it cheap (p_ref/p)², fast g², or the best q⁴
+
+A leg that goes on behind tokens of the answer counts as a longer prompt and a shorter answer.
 """
 
 import importlib
@@ -27,28 +30,33 @@ import numba
 import numpy as np
 
 from lattice_core.directory import Handle
-from lattice_core.jit import call_score, callback, inlined, jit, rows
+from lattice_core.jit import call_score, callback, inlined, jit, load, rows
 from lattice_core.ledger import available_nlai
 from lattice_core.pricing import fee_nlai
 from lattice_core.reputation import Decay, decay_at, quality_draw, reliability_of
 from lattice_core.state import (
     ALL,
     BAD_SCORE,
+    BEST,
     BOND_TOO_LOW,
     BOUNDARY,
     BREAKER_OPEN,
     BUSY,
+    CHEAP,
     CLOSED,
     DECISIONS,
     DRAWN,
+    FAST,
     GROUPS,
     HALF_OPEN,
+    LISTED,
     LOCAL,
     NEWCOMER_CAP,
     NO_FUNDS,
     NO_SUCH_OFFER,
     NODE_DOWN,
     NONE,
+    NOT_LISTED,
     OFFER_VIEW,
     PRICE_ABOVE_CAP,
     REQUEST_VIEW,
@@ -63,6 +71,7 @@ from lattice_core.state import (
     candidate_at,
     clock,
     group_at,
+    list_at,
     member_at,
     memory,
     node_at,
@@ -129,25 +138,38 @@ def power(x: float, weight: float) -> float:
 
 
 @inlined
-def utility(o: Any, w: Any) -> float:
-    """U: the product of audited factors, each to its weight."""
+def preferred(o: Any, r: Any) -> float:
+    """w: what the user would rather have weighs more."""
+    if r.prefer == float(CHEAP):
+        return o.price * o.price
+    if r.prefer == float(FAST):
+        return o.latency * o.latency
+    if r.prefer == float(BEST):
+        return o.quality * o.quality * o.quality * o.quality
+    return 1.0
+
+
+@inlined
+def utility(o: Any, r: Any, w: Any) -> float:
+    """U: the product of audited factors, each to its weight, and of what the user prefers."""
     return (
         power(o.quality, w.quality)
         * power(o.reliability, w.reliability)
         * power(o.latency, w.latency)
         * power(o.price, w.price)
         * power(o.bond, w.bond)
+        * preferred(o, r)
     )
 
 
 def score_sampled(o: Any, r: Any, w: Any) -> float:
     """The best of four by U."""
-    return utility(o, w)
+    return utility(o, r, w)
 
 
 def score_all(o: Any, r: Any, w: Any) -> float:
     """Any with probability in proportion to U: the largest of u^(1/U) (A-Res, Efraimidis & Spirakis 2006)."""
-    return math.log(o.noise) / max(1e-300, utility(o, w))
+    return math.log(o.noise) / max(1e-300, utility(o, r, w))
 
 
 def price_weighted(o: Any, r: Any, w: Any) -> float:
@@ -339,9 +361,25 @@ def find_group(S: Handle, model: int, kind: int, cluster: int) -> int:
 
 @inlined
 def quote_nlai(S: Handle, offer: int, request: int) -> int:
-    """The most that `request` can cost at `offer`: its whole prompt and max_tok output tokens."""
+    """The most that `request` can still cost at `offer`: its prompt, unless that is paid, and the rest of max_tok output
+    tokens.
+    """
     o, r = offer_at(S, offer), request_at(S, request)
-    return fee_nlai(o.price_in, o.price_out, r.prompt_tok, r.max_tok)
+    return fee_nlai(o.price_in, o.price_out, r.unpaid_tok, r.max_tok - r.from_tok)
+
+
+@jit
+def _is_listed(S: Handle, nodes: int, node: int) -> bool:
+    """Whether `node` is on the list `nodes`."""
+    li = list_at(S, nodes - 1)
+    low, high = li.start, li.start + li.count
+    while low < high:
+        middle = (low + high) >> 1
+        if load(S, LISTED, middle) < node:
+            low = middle + 1
+        else:
+            high = middle
+    return low < li.start + li.count and load(S, LISTED, low) == node
 
 
 @inlined
@@ -358,6 +396,8 @@ def refusal(S: Handle, offer: int, request: int, quote: int, available: int) -> 
         return BOND_TOO_LOW
     if n.cluster != r.cluster or (r.privacy == LOCAL and n.owner != r.account):
         return BOUNDARY
+    if r.nodes != 0 and _is_listed(S, r.nodes, o.node) != (list_at(S, r.nodes - 1).allow != 0):
+        return NOT_LISTED
     if offer == r.avoid:
         return TRIED_BEFORE
     if n.breaker != CLOSED and not (n.breaker == HALF_OPEN and n.in_flight == 0):
@@ -385,23 +425,23 @@ def latency_factor(eta_s: float, knee_s: float) -> float:
 
 @jit
 def observe_request(S: Handle, request: int) -> None:
-    """Fill `ask` with what a policy may know of `request`."""
+    """Fill `ask` with what a policy may know of `request`: what is answered is to be read, and only the rest is left."""
     r, ask = request_at(S, request), ask_view(S)
     g = group_at(S, r.group)
-    ask.prompt_tok, ask.max_tok = float(r.prompt_tok), float(r.max_tok)
-    ask.expected_tok, ask.knee_s = float(min(r.max_tok, g.output_tok)), g.knee_s
+    ask.prompt_tok, ask.max_tok = float(r.prompt_tok + r.from_tok), float(r.max_tok - r.from_tok)
+    ask.expected_tok, ask.knee_s = float(min(r.max_tok - r.from_tok, g.output_tok)), g.knee_s
     ask.max_fee_nlai, ask.kind = float(r.max_fee_nlai), float(r.kind)
-    ask.privacy, ask.session = float(r.privacy), float(r.session)
+    ask.privacy, ask.session, ask.prefer = float(r.privacy), float(r.session), float(r.prefer)
 
 
 @inlined
-def observe_candidate(S: Handle, offer: int, request: int, quote: int, d: Decision, view: Any, t_ns: int) -> None:
+def observe_candidate(S: Handle, offer: int, quote: int, d: Decision, view: Any, t_ns: int) -> None:
     """Fill `view` with what a policy may know of `offer` now."""
-    o, r, ask = offer_at(S, offer), request_at(S, request), ask_view(S)
+    o, ask = offer_at(S, offer), ask_view(S)
     n, g = node_at(S, o.node), group_at(S, o.group)
     quality, in_flight, slots = quality_draw(S, offer, d.tick, t_ns), float(n.in_flight), float(max(1, n.slots))
     load = (in_flight + 1.0) / slots
-    eta_s = (o.ttft_s + (float(r.prompt_tok) * g.prefill_s + ask.expected_tok * o.itl_s)) * load
+    eta_s = (o.ttft_s + (ask.prompt_tok * g.prefill_s + ask.expected_tok * o.itl_s)) * load
     reliability = reliability_of(S, o.node, d.decay, t_ns)
     price = d.fair / float(1 + quote)
     view.fee_nlai, view.load, view.in_flight, view.slots, view.results = float(quote), load, in_flight, slots, float(o.results)
@@ -421,7 +461,7 @@ def _consider(S: Handle, offer: int, request: int, place: int, d: Decision, t_ns
     c.request, c.leg, c.offer, c.chosen, c.score = r.id, r.legs, offer, 0, 0.0
     c.reason = refusal(S, offer, request, quote, d.available_nlai)
     if c.reason == 0:
-        observe_candidate(S, offer, request, quote, d, c.seen, t_ns)
+        observe_candidate(S, offer, quote, d, c.seen, t_ns)
         c.seen.place = float(place)
     return row
 
@@ -474,7 +514,7 @@ def route(S: Handle, request: int, t_ns: int, score: int) -> int:
     g = group_at(S, r.group)
     observe_request(S, request)
     base = bits(p.seed, ROUTING, r.key, r.legs)
-    fair = float(1 + fee_nlai(g.price_in, g.price_out, r.prompt_tok, r.max_tok))
+    fair = float(1 + fee_nlai(g.price_in, g.price_out, r.unpaid_tok, r.max_tok - r.from_tok))
     d = Decision(available_nlai(S, request), fair, mix(base, _NOISE), t_ns // p.refresh_ns + 1, decay_at(S, t_ns))
     first, drawn, passed = k.decisions, 0, 0
     if p.sampling == DRAWN or p.sampling == STICKY:

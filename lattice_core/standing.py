@@ -17,7 +17,6 @@ class Standing(NamedTuple):
 
 
 def standing(nexus: Nexus, t_ns: int) -> Standing:
-    """Every registered node's; its reputation is the kernel's reliability of it."""
-    nodes = nexus.table("nodes")
-    nodes = nodes[nodes["key"] != 0]
+    """That of every node up to the last registered; its reputation is the kernel's reliability of it."""
+    nodes = nexus.table("nodes")[: nexus.registered]
     return Standing(nodes["status"] == UP, nexus.reliabilities(t_ns))

@@ -29,6 +29,10 @@ CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 # A request's state: HELD has its reservation but no leg yet
 FREE, HELD, RUNNING = 0, 1, 2
 
+# What a user would rather have
+PREFERENCES = ("balanced", "cheap", "fast", "best")
+BALANCED, CHEAP, FAST, BEST = range(4)
+
 # Which offers a policy is asked about: some drawn for the request; all; from the group's last choice on, the first that may
 # serve; some drawn for the prompt's prefix
 DRAWN, ALL, TURN, STICKY = 0, 1, 2, 3
@@ -46,6 +50,7 @@ REASONS = (
     "node_down",
     "bond_too_low",
     "boundary",
+    "not_listed",
     "tried_before",
     "breaker_open",
     "newcomer_cap",
@@ -70,6 +75,7 @@ REASONS = (
     NODE_DOWN,
     BOND_TOO_LOW,
     BOUNDARY,
+    NOT_LISTED,
     TRIED_BEFORE,
     BREAKER_OPEN,
     NEWCOMER_CAP,
@@ -120,6 +126,7 @@ PARAMS = _dtype(
     explore=f8,
     under_observed=i4,
     retries=i4,
+    resume=i4,
     newcomer_cap=f8,
     newcomer_verified=f8,
     refresh_ns=i8,
@@ -159,6 +166,8 @@ CLOCK = _dtype(
     leg_serial=i8,
     outs=i4,
     offers=i4,
+    lists=i4,
+    listed=i4,
     decisions=i8,
     free_request=i4,
     free_leg=i4,
@@ -295,6 +304,10 @@ REQUEST = _row(
     nexus=i4,
     model=i4,
     sibling=i4,
+    from_tok=i4,  # of the answer so far: behind them the next leg goes on
+    unpaid_tok=i4,  # of the prompt: all until a leg is paid for it, then none
+    nodes=i4,
+    prefer=i1,
 )
 
 LEG = _row(
@@ -310,7 +323,12 @@ LEG = _row(
     next_free=i4,
     no=i2,
 )
-"""An attempt at a request, or a sub-request's; `to_tok` is the last receipted token."""
+"""An attempt at a request, or a sub-request's. It goes on behind the answer's first `from_tok` tokens, and `to_tok` is the last
+that is receipted.
+"""
+
+LIST = _dtype(start=i4, count=i4, allow=i1)
+"""A list of nodes: `listed` holds them from `start` on, ascending. Row = id − 1."""
 
 ACCOUNT = _row(
     key=i8,
@@ -367,6 +385,7 @@ OUT = _dtype(
     node=i4,
     offer=i4,
     account=i4,
+    from_tok=i4,
     epoch=i8,
     prompt_tok=i4,
     output_tok=i4,
@@ -395,7 +414,9 @@ OFFER_VIEW = _dtype(
 )
 """What a policy sees of a candidate. `routing.SIGNAL_AGE_S` says how old each column may be (INV-12)."""
 
-REQUEST_VIEW = _dtype(prompt_tok=f8, max_tok=f8, expected_tok=f8, knee_s=f8, max_fee_nlai=f8, kind=f8, privacy=f8, session=f8)
+REQUEST_VIEW = _dtype(
+    prompt_tok=f8, max_tok=f8, expected_tok=f8, knee_s=f8, max_fee_nlai=f8, kind=f8, privacy=f8, session=f8, prefer=f8
+)
 """What a policy sees of a request: never its true output length (INV-4)."""
 
 CANDIDATE = np.dtype(
@@ -430,15 +451,17 @@ _TABLES: dict[str, Any] = {
     "ask": REQUEST_VIEW,
     "candidates": CANDIDATE,
     "memory": MEMORY,
+    "lists": LIST,
+    "listed": i8,
 }
 (
     NODES, OFFERS, GROUPS, REQUESTS, LEGS, ACCOUNTS, BATCHES,
-    BREAKER_TIMERS, REQUEST_TIMERS, PROBE_TIMERS, CANDIDATES, MEMORIES,
+    BREAKER_TIMERS, REQUEST_TIMERS, PROBE_TIMERS, CANDIDATES, MEMORIES, LISTED,
 ) = (
     list(_TABLES).index(name)
     for name in (
         "nodes", "offers", "groups", "requests", "legs", "accounts", "batches",
-        "breaker_timers", "request_timers", "probe_timers", "candidates", "memory",
+        "breaker_timers", "request_timers", "probe_timers", "candidates", "memory", "listed",
     )
 )  # fmt: skip
 
@@ -446,7 +469,7 @@ _AT = {name: row_of(dtype, table) for table, (name, dtype) in enumerate(_TABLES.
 
 (
     _params_at, _weights_at, _clock_at, node_at, offer_at, group_at, member_at, request_at, leg_at,
-    account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, out_at, _ask_at, candidate_at, _memory_at,
+    account_at, batch_at, unsettled_at, gross_at, unsettled_gross_at, out_at, _ask_at, candidate_at, _memory_at, list_at,
 ) = _AT.values()  # fmt: skip
 
 prefetch_node, prefetch_offer, prefetch_request, prefetch_leg, prefetch_account, prefetch_gross = (
@@ -511,6 +534,8 @@ class State(Directory):
         self.put("memory", zeros(numbers, MEMORY))
         for name in ("offers", "accounts", "batches", "unsettled", "gross", "unsettled_gross", "requests", "legs"):
             self.put(name, zeros(0, _TABLES[name]))
+        self.put("lists", zeros(0, LIST))
+        self.put("listed", zeros(0, i8))
         for name in ("breaker_timers", "request_timers", "probe_timers"):
             self.put(name, new_agenda(1))
         self.clock["free_request"] = self.clock["free_leg"] = NONE
@@ -562,6 +587,13 @@ class State(Directory):
             table = zeros(len(old) * wider, MONEY).reshape(-1, wider)
             table[:, :width] = old
             self.put(name, table.reshape(-1))
+
+    def make_list_room(self, nodes: int) -> None:
+        """Room for one more list, of this many nodes."""
+        clock = self.clock[0]
+        for name, needed in (("lists", clock["lists"] + 1), ("listed", clock["listed"] + nodes)):
+            if needed > len(getattr(self, name)):
+                self._lengthen(name, int(needed))
 
     def make_offer_room(self, offer: int, group: int) -> None:
         """A row for `offer`, and one more place in `group`."""

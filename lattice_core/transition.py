@@ -47,7 +47,7 @@ def out(S: Handle, kind: int) -> int:
     c.outs += 1
     o = out_at(S, row)
     o.kind, o.outcome, o.reason, o.request, o.leg = kind, 0, 0, 0, 0
-    o.node, o.offer, o.account, o.epoch = NONE, NONE, NONE, 0
+    o.node, o.offer, o.account, o.from_tok, o.epoch = NONE, NONE, NONE, 0, 0
     o.prompt_tok, o.output_tok, o.nlai, o.faucet_nlai = 0, 0, 0, 0
     o.sent_ns, o.first_token_ns = 0, 0
     return row

@@ -6,8 +6,9 @@ Everything here runs on one event loop, so that the kernel takes one event at a 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
+from array import array
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from lattice_core.batch import Chunk
@@ -17,6 +18,7 @@ from lattice_core.events import (
     Cancel,
     CancelRequest,
     CloseEpoch,
+    Command,
     Complete,
     Dispatch,
     Event,
@@ -35,21 +37,55 @@ from lattice_core.events import (
 from lattice_core.nexus import Nexus
 from lattice_core.standing import standing
 from lattice_core.state import UP
+from lattice_core.streams import JITTER, uniform
 from lattice_core.units import NANO
 from lattice_live.history import History
 from lattice_live.node.receipts import Signed
 from lattice_live.node.sampling import Drawn, Sampling
 from lattice_live.settlement import Settlement
+from lattice_live.storage import Storage
 from lattice_live.upstream import NodeFailure, Order, Upstream
+
+STALLED_S = 60.0
+"""A reader who has taken none of the tokens that wait for him for so long has left."""
+
+DRAIN_S = 2.0
+"""How long a node that is told to stop may take to send its last receipt."""
+
+RETRY_S = 0.025
+"""The longest pause before a request's second leg; it doubles with each further one. The pause is drawn evenly, so that the
+requests of a node that fails do not all come to the next one at once."""
 
 
 class Ask(NamedTuple):
-    """A request and what a node needs to answer it, which the kernel does not."""
+    """A request and what a node needs to answer it, which the kernel does not.
+
+    `enough` is called with each token as it comes, and says whether the answer ends with it; `session` names the chat.
+    """
 
     arrive: Arrive
     model: str
     prompt: list[int]
     sampling: Sampling
+    session: str | None = None
+    enough: Callable[[Drawn], bool] | None = None
+
+
+class Leg:
+    """One node's part of an answer: tokens `from_tok` to `to_tok`, with its latest receipt of `receipted_tok` of them."""
+
+    def __init__(self, node: int, id: int, from_tok: int) -> None:
+        self.node = node
+        self.id = id
+        self.from_tok = from_tok
+        self.to_tok = from_tok
+        self.receipted_tok = 0
+        self.receipt: Signed | None = None
+        self.stopped = False
+        """Its node has been told to stop; what still comes is not delivered."""
+        self.left = False
+        """Nobody waits for the rest."""
+        self.task: asyncio.Task[None]
 
 
 class Answer:
@@ -63,46 +99,77 @@ class Answer:
         self.over = asyncio.Event()
         self.status: Status | None = None
         self.enough = False
-        """Set by the reader who needs no more tokens: the answer is then complete as it stands."""
-        self._tokens: asyncio.Queue[Drawn | None] = asyncio.Queue()
+        """No more tokens are needed: the answer is complete as it stands."""
+        self.legs: list[Leg] = []
+        """Those that have brought tokens, in order."""
+        self.ids = array("I")
+        """All tokens so far."""
+        self.sent = 0
+        """How often it went to a node."""
+        self._waiting: deque[Drawn] = deque()  # those that the reader has not taken
+        self._taken_s = 0.0  # when he last took one, or last had them all
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
 
     async def tokens(self) -> AsyncIterator[Drawn]:
         """Tokens; they stop when the request has ended."""
-        while (token := await self._tokens.get()) is not None:
-            yield token
-
-    def put(self, token: Drawn) -> None:
-        self._tokens.put_nowait(token)
-        self.begun.set()
-
-    def end(self, status: Status) -> None:
-        self.status = status
-        self._tokens.put_nowait(None)
-        self.begun.set()
-        self.over.set()
+        while True:
+            while self._waiting:
+                self._taken_s = self._loop.time()
+                yield self._waiting.popleft()
+            if self.status is not None:
+                return
+            self._news.clear()
+            await self._news.wait()
 
     def ended(self) -> Status:
         """How it ended, once it has."""
         assert self.status is not None
         return self.status
 
+    def stalled(self) -> bool:
+        """Whether the reader has let tokens wait for STALLED_S."""
+        return bool(self._waiting) and self._loop.time() - self._taken_s > STALLED_S
+
+    def put(self, drawn: Drawn) -> None:
+        """Called by the driver, as is `end`."""
+        if not self._waiting:
+            self._taken_s = self._loop.time()
+        self._waiting.append(drawn)
+        self.ids.append(drawn.token)
+        if self.ask.enough is not None and self.ask.enough(drawn):
+            self.enough = True
+        self.begun.set()
+        self._news.set()
+
+    def end(self, status: Status) -> None:
+        self.status = status
+        self.begun.set()
+        self.over.set()
+        self._news.set()
+
 
 class Driver:
     """Drives one Nexus. `broken` gets the exception if a task of the driver's own ends with one."""
 
-    def __init__(self, nexus: Nexus, upstream: Upstream, settlement: Settlement, history: History) -> None:
+    def __init__(self, nexus: Nexus, upstream: Upstream, settlement: Settlement, history: History, storage: Storage) -> None:
         self.nexus = nexus
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._upstream = upstream
         self._settlement = settlement
         self._history = history
+        self.observers: list[Callable[[Event, Sequence[Command]], object]] = [history.see]
+        """Called with each event and what the kernel makes of it, before that is done."""
+        self._storage = storage
         # Time is that of the network's life: it stands still while the network is down, and never goes back.
         self._zero_ns = time.monotonic_ns() - nexus.count("now_ns")
-        self._answers: dict[int, Answer] = {}
-        self._legs: dict[int, asyncio.Task[None]] = {}
+        self._answers: dict[int, Answer] = {}  # of the requests that the kernel has open
+        self._legs: dict[int, Leg] = {}  # that are under way, by id
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        storage.broken.add_done_callback(self._notice)
 
     def now_ns(self) -> int:
         """Time since the network first started, ns."""
@@ -113,13 +180,19 @@ class Driver:
     def ask(self, ask: Ask) -> Answer:
         """Let a request arrive. Call `leave` when nobody waits for its answer any more."""
         answer = self._answers[ask.arrive.request] = Answer(ask)
-        self._tell(ask.arrive)
+        self.tell(ask.arrive)
         return answer
 
     def leave(self, answer: Answer) -> None:
-        """The user has gone; nothing happens if the answer has ended."""
-        if answer.status is None:
-            self._tell(CancelRequest(self.now_ns(), answer.request))
+        """The user has gone; nothing happens if the answer has ended. What has no receipt yet may still get one."""
+        if answer.request not in self._answers:
+            return
+        leg = answer.legs[-1] if answer.legs else None
+        if leg is None or leg.id not in self._legs or leg.receipted_tok == leg.to_tok - leg.from_tok:
+            self.tell(CancelRequest(self.now_ns(), answer.request))
+        elif not leg.stopped:
+            leg.left = True
+            self._stop(leg)
 
     # From start to end
 
@@ -127,115 +200,172 @@ class Driver:
         """Announce the nodes and begin to keep time. What an earlier process left open ends, what it left unsettled is sent."""
         requests = self.nexus.table("requests")
         for request in requests["id"][requests["id"] > 0].tolist():
-            self._tell(CancelRequest(self.now_ns(), request))
+            self.tell(CancelRequest(self.now_ns(), request))
         self._take_down()
         for node in range(nodes):
-            self._tell(NodeUp(self.now_ns(), node))
+            self.tell(NodeUp(self.now_ns(), node))
         for batch in unsettled:
             self._submit(Submit(batch))
         self._spawn(self._tasks, self._keep_epochs())
+        self._spawn(self._tasks, self._watch_readers())
 
     async def stop(self) -> None:
         """End what is under way, close the epoch and wait until it is settled. Raises what broke the driver, if it broke."""
         for answer in list(self._answers.values()):
             self.leave(answer)
+        await asyncio.gather(*[leg.task for leg in self._legs.values()], return_exceptions=True)
         for task in self._tasks:
             task.cancel()
-        self._close_epoch()
+        if not self._settlement.holds(self.nexus.count("epoch")):
+            self._close_epoch()
         while self._settling:
             await asyncio.gather(*self._settling, return_exceptions=True)
         self._take_down()
         if self._timer is not None:
             self._timer.cancel()
-        await asyncio.gather(*self._tasks, *self._legs.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.broken.done():
             self.broken.result()
+        await self._storage.durable()
 
     def _take_down(self) -> None:
         for node, status in enumerate(self.nexus.table("nodes")["status"].tolist()):
             if status == UP:
-                self._tell(NodeDown(self.now_ns(), node))
+                self.tell(NodeDown(self.now_ns(), node))
 
     async def _keep_epochs(self) -> None:
         epoch_ns = self.nexus.config.chain.epoch_ns
         end_ns = self.now_ns()
         while True:
             end_ns += epoch_ns
-            await asyncio.sleep((end_ns - self.now_ns()) / NANO)
+            own_s = self._settlement.until_end_s(self.nexus.count("epoch"))
+            await asyncio.sleep((end_ns - self.now_ns()) / NANO if own_s is None else own_s)
+            await self._settlement.closable(self.nexus.count("epoch"))
             self._close_epoch()
 
     def _close_epoch(self) -> None:
-        self._tell(CloseEpoch(self.now_ns(), self.nexus.count("epoch")))
+        self.tell(CloseEpoch(self.now_ns(), self.nexus.count("epoch")))
+
+    async def _watch_readers(self) -> None:
+        while True:
+            await asyncio.sleep(STALLED_S / 10)
+            for answer in list(self._answers.values()):
+                if answer.stalled():
+                    self.leave(answer)
 
     # Events in, commands out, and the kernel's timer
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Bring the kernel an event of `now_ns`, and do what it asks for."""
         commands = self.nexus.handle(event)
-        self._history.see(event, commands)
+        for observe in self.observers:
+            observe(event, commands)
         for command in commands:
             _DO[type(command)](self, command)
         self._set_timer()
 
     def _set_timer(self) -> None:
+        """Have `_tick` called when the kernel's next timer is due, or before: a call that comes too early costs less than one
+        taken back."""
+        t_ns = self.nexus.next_timer_ns()
+        if t_ns is None or (self._timer is not None and self._timer_ns <= t_ns):
+            return
         if self._timer is not None:
             self._timer.cancel()
-        t_ns = self.nexus.next_timer_ns()
-        if t_ns is not None:
-            wait_s = max(0, t_ns - self.now_ns()) / NANO
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._tick)
+        self._timer_ns = t_ns
+        self._timer = asyncio.get_running_loop().call_later(max(0, t_ns - self.now_ns()) / NANO, self._tick)
 
     def _tick(self) -> None:
+        self._timer = None
         t_ns = self.nexus.next_timer_ns()
         now_ns = self.now_ns()
         if t_ns is not None and t_ns <= now_ns:
-            self._tell(Tick(now_ns))
+            self.tell(Tick(now_ns))
         else:
             self._set_timer()
 
-    # What the kernel asks for
+    # A leg
 
     def _dispatch(self, command: Dispatch) -> None:
-        task = self._legs[command.leg] = asyncio.create_task(self._serve(command))
-        task.add_done_callback(lambda done: self._end_task(done, command.leg))
+        leg = self._legs[command.leg] = Leg(command.node, command.leg, command.from_tok)
+        leg.task = asyncio.create_task(self._serve(leg, self._answers[command.request]))
+        leg.task.add_done_callback(lambda task: self._end_leg(task, leg))
 
-    async def _serve(self, command: Dispatch) -> None:
-        """One leg: its tokens to the user, the node's receipts to the kernel."""
-        answer, leg = self._answers[command.request], command.leg
+    async def _serve(self, leg: Leg, answer: Answer) -> None:
+        """One leg: its tokens to the user, the node's receipts to the kernel; it goes on where the one before it broke off."""
         ask = answer.ask
-        order = Order(leg, ask.model, ask.prompt, ask.arrive.max_tok, ask.sampling)
-        delivered = 0
+        if answer.ids and answer.ids[-1] in self._upstream.models[ask.model].end:
+            self.tell(Complete(self.now_ns(), leg.id, leg.from_tok))  # only its last receipt was missing
+            return
+        if answer.sent:
+            longest_s = RETRY_S * 2.0 ** (answer.sent - 1)
+            await asyncio.sleep(longest_s * uniform(self.nexus.config.seed, JITTER, leg.id, 0))
+        answer.sent += 1
+        prompt = [*ask.prompt, *answer.ids[: leg.from_tok]]
+        order = Order(leg.id, ask.model, prompt, ask.arrive.max_tok - leg.from_tok, ask.sampling, ask.session)
+
+        def take(drawn: Drawn) -> None:
+            if leg.stopped:
+                return
+            if leg.to_tok == leg.from_tok:
+                answer.legs.append(leg)
+                self.tell(FirstToken(self.now_ns(), leg.id))
+            leg.to_tok += 1
+            answer.put(drawn)
+            if answer.enough:
+                self._stop(leg)
 
         def receipted(signed: Signed) -> None:
-            self._tell(Progress(self.now_ns(), leg, signed.progress.to_tok))
+            if answer.request not in self._answers:
+                return
+            leg.receipt = signed
+            leg.receipted_tok = min(signed.progress.to_tok, leg.to_tok - leg.from_tok)
+            self._storage.receipt(signed)
+            self.tell(Progress(self.now_ns(), leg.id, leg.from_tok + leg.receipted_tok))
 
+        failure: NodeFailure | None = None
         try:
-            async with aclosing(self._upstream.answer(command.node, order, receipted)) as tokens:
-                async for token in tokens:
-                    delivered += 1
-                    if delivered == 1:
-                        self._tell(FirstToken(self.now_ns(), leg))
-                    answer.put(token)
-                    if answer.enough:
-                        break
-        except NodeFailure as failure:
-            print(f"lattice: node {command.node}: {failure}", file=sys.stderr)
-            end: Event = Fail(self.now_ns(), leg, failure.why)
+            await self._upstream.answer(leg.node, order, take, receipted)
+        except NodeFailure as error:
+            print(f"lattice: node {leg.node}: {error}", file=sys.stderr)
+            failure = error
+        except asyncio.CancelledError:
+            if not leg.stopped:
+                raise
+        if answer.request not in self._answers:
+            return  # the kernel has ended it
+        if leg.left:
+            end: Event = CancelRequest(self.now_ns(), answer.request)
+        elif leg.stopped:
+            end = Complete(self.now_ns(), leg.id, leg.from_tok + leg.receipted_tok)
+        elif failure is not None:
+            end = Fail(self.now_ns(), leg.id, failure.why, leg.to_tok)
         else:
-            end = Complete(self.now_ns(), leg, delivered)
-        self._tell(end)
+            end = Complete(self.now_ns(), leg.id, leg.to_tok)
+        self.tell(end)
 
-    def _end_task(self, task: asyncio.Task[None], leg: int) -> None:
-        self._legs.pop(leg, None)
+    def _stop(self, leg: Leg) -> None:
+        """Have a node end its answer where it stands, with a last receipt."""
+        leg.stopped = True
+        self._spawn(self._tasks, self._upstream.cancel(leg.node, leg.id))
+        drained = asyncio.get_running_loop().call_later(DRAIN_S, leg.task.cancel)
+        leg.task.add_done_callback(lambda task: drained.cancel())
+
+    def _end_leg(self, task: asyncio.Task[None], leg: Leg) -> None:
+        del self._legs[leg.id]
         self._notice(task)
 
+    # What else the kernel asks for
+
     def _cancel(self, command: Cancel) -> None:
-        if command.leg in self._legs:
-            self._legs[command.leg].cancel()
+        if (leg := self._legs.get(command.leg)) is not None:
+            leg.stopped = True
+            leg.task.cancel()
 
     def _probe(self, command: Probe) -> None:
         async def probe() -> None:
             ok = await self._upstream.probe(command.node)
-            self._tell(Probed(self.now_ns(), command.node, command.serial, ok))
+            self.tell(Probed(self.now_ns(), command.node, command.serial, ok))
 
         self._spawn(self._tasks, probe())
 
@@ -245,17 +375,18 @@ class Driver:
     def _status(self, command: Status) -> None:
         answer = self._answers.pop(command.request, None)
         if answer is not None:
-            answer.end(command)
+            self._storage.after(lambda: answer.end(command))
 
     def _submit(self, command: Submit) -> None:
         said = standing(self.nexus, self.nexus.count("now_ns"))
 
         async def settle() -> None:
+            await self._storage.durable()
             outcome = await self._settlement.settle(command.batch, said)
             if outcome.failure:
                 print(f"lattice: epoch {command.batch.epoch} was not settled: {outcome.failure}", file=sys.stderr)
             self._history.settle(outcome.settled, outcome.operations)
-            self._tell(outcome.fact._replace(t_ns=self.now_ns()))
+            self.tell(outcome.fact._replace(t_ns=self.now_ns()))
 
         self._spawn(self._settling, settle())
 
@@ -267,8 +398,8 @@ class Driver:
         task.add_done_callback(tasks.discard)
         task.add_done_callback(self._notice)
 
-    def _notice(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not self.broken.done():
+    def _notice(self, work: asyncio.Future[None]) -> None:
+        if not work.cancelled() and (error := work.exception()) is not None and not self.broken.done():
             self.broken.set_exception(error)
 
 

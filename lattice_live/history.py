@@ -1,6 +1,7 @@
 """A live network's rows, gathered from its events and commands, whether they happen or are replayed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lattice_core import request_log
 from lattice_core.census import users
@@ -16,7 +17,7 @@ from lattice_core.settlement import Settlement
 class History:
     """A row of each request, and of each epoch once the chain has answered for it; then the kernel's invariants are checked."""
 
-    def __init__(self, config: Config, nexus: Nexus, founding: Sequence[Operation]) -> None:
+    def __init__(self, config: Config, nexus: Nexus, founding: Sequence[Operation] = ()) -> None:
         """`founding` are the transactions of the start."""
         self.records = Records(config)
         self.records.begin(founding)
@@ -28,6 +29,22 @@ class History:
         self._awaited = 0
         self._settled: list[Settlement] = []
         self._operations: list[Operation] = []
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the chain has answered for every batch."""
+        return self._awaited == 0
+
+    def save(self) -> Any:
+        """A copy of all of it, as plain data, for `load`; only while it `is_settled`."""
+        assert self.is_settled
+        return self.records.save(), list(self._arrived.values())
+
+    def load(self, saved: Any) -> None:
+        """Go on after what a history of the same config saved."""
+        records, arrived = saved
+        self.records.load(records)
+        self._arrived = {arrive.request: arrive for arrive in arrived}
 
     def settle(self, settled: Settlement | None, operations: Sequence[Operation]) -> None:
         """What the chain did; to be told before the event that follows from it."""

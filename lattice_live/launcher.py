@@ -53,16 +53,17 @@ async def start_node(
     step_ms: int = 0,
     host: str = "127.0.0.1",
     port: int = 0,
+    url: str | None = None,
     key: Path | None = None,
     nexus_cert: Path | None = None,
     timeout_s: float = 120.0,
 ) -> NodeProcess:
     """Start a node that serves the model folders `models`, by name, and wait until it is ready; its log goes to our stderr.
 
-    None instead of a folder: the random model of `random_seed`. `key` is the node's key file; with `nexus_cert` it speaks TLS,
-    to the holder of that certificate only. It stands in a process group of its own, so that a terminal's Ctrl-C lets us drain
-    before it stops, and it ends when we do, however we end: its stdin is a pipe from us. Raises NodeError if it ends or
-    `timeout_s` passes before it is ready.
+    None instead of a folder: the random model of `random_seed`. `url` is where the Nexus reaches it, if not at host and port;
+    `key` is the node's key file; with `nexus_cert` it speaks TLS, to the holder of that certificate only. It stands in a
+    process group of its own, so that a terminal's Ctrl-C lets us drain before it stops, and it ends when we do, however we end:
+    its stdin is a pipe from us. Raises NodeError if it ends or `timeout_s` passes before it is ready.
     """
     said: dict[str, object] = {
         "random-seed": random_seed,
@@ -74,6 +75,7 @@ async def start_node(
         "step-ms": step_ms,
         "host": host,
         "port": port,
+        "url": url,
         "key": key,
         "nexus-cert": nexus_cert,
         "drain-s": DRAIN_S,

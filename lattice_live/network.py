@@ -3,28 +3,35 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattice_core.batch import Chunk
 from lattice_core.census import NodeEntry, nodes
+from lattice_core.chain.genesis import role_key
 from lattice_core.chain.keys import key_of
 from lattice_core.config import Config, ConfigError
-from lattice_core.events import EVENTS, BatchConfirmed, BatchFailed, BatchLapsed, Submit
+from lattice_core.events import EVENTS
 from lattice_core.nexus import Nexus
-from lattice_core.standing import Standing, standing
 from lattice_live.driver import Driver
-from lattice_live.folder import Folder, FolderError
+from lattice_live.folder import Folder
 from lattice_live.history import History
 from lattice_live.launcher import NodeError, NodeProcess, start_node
+from lattice_live.membership import Members
 from lattice_live.models import ModelError, store
 from lattice_live.models.folder import ModelFolder
 from lattice_live.models.store import Progress, silent
 from lattice_live.models.text import Text
-from lattice_live.node.identity import save_key
+from lattice_live.node.identity import open_key, save_key
+from lattice_live.node.tls import open_certificate
+from lattice_live.recovery import Snapshots, find_start, recover
 from lattice_live.settlement import Settlement
+from lattice_live.sqlite import Sqlite
 from lattice_live.upstream import NodeFailure, Peer, Realm, Upstream
+from lattice_live.vouchers import Vouchers
+
+GIVE_UP_S = 20.0
+"""How long a chain may take, at the end, to settle what is left; what it has not is sent at the next start."""
 
 
 class Network(NamedTuple):
@@ -32,17 +39,18 @@ class Network(NamedTuple):
 
     config: Config
     folder: Folder
+    storage: Sqlite
     processes: list[NodeProcess]
     settlement: Settlement
     history: History
     driver: Driver
+    members: Members
+    vouchers: Vouchers
     texts: dict[str, Text]
 
 
 def launched(config: Config) -> Config:
     """`config` with the nodes of `live.launch` only. Raises ConfigError."""
-    if config.chain.backend == "rpc":
-        raise ConfigError(f"{config.name}: chain.backend: must be py-evm or revm in live mode, not rpc")
     if config.economics.bonus.per_day_nlai:
         raise ConfigError(f"{config.name}: economics.bonus.per_day: must be 0 in live mode, which does not weigh nodes")
     populations = []
@@ -50,17 +58,19 @@ def launched(config: Config) -> Config:
         count = config.live.launch.get(population.name, 0)
         if count:
             populations.append(population.model_copy(update={"count": count}))
-    if not populations:
-        raise ConfigError(f"{config.name}: live.launch: must start at least one node")
     return config.model_copy(update={"nodes": populations})
 
 
 def models(config: Config, progress: Callable[[str], Progress] = lambda name: silent) -> dict[str, ModelFolder]:
-    """The folders of the models that the launched nodes serve, by name; what is missing is pulled and converted.
+    """The folders of the models that the network serves, by name; what is missing is pulled and converted.
 
-    `progress` is asked for each model's own. Raises ConfigError.
+    Without launched nodes, where others bring them, these are all that have weights. `progress` is asked for each model's own.
+    Raises ConfigError.
     """
-    wanted = dict.fromkeys(name for population in launched(config).nodes for name in population.models)
+    populations = launched(config).nodes or config.nodes
+    wanted = dict.fromkeys(name for population in populations for name in population.models if config.models[name].weights)
+    if not wanted:
+        raise ConfigError(f"{config.name}: models: must have weights, at least one, for a live network")
     return {name: _model(config, name, progress(name)) for name in wanted}
 
 
@@ -96,39 +106,79 @@ async def running(
     live = launched(config)
     folders = folders if folders is not None else models(config)
     async with AsyncExitStack() as stack:
-        settlement = Settlement(live)
+        storage = Sqlite(folder.storage)
+        stack.push_async_callback(storage.close)
+        start = find_start(config, storage.reader)
+        secret = _secret(config, folder)
+        settlement = Settlement(live, folder.book, None if start is None else start.chain, secret)
         stack.callback(settlement.close)
         entries = nodes(live)
-        processes = await _start(entries, live, folder, folders, step_ms)
-        stack.push_async_callback(_stop, processes)
+        starting = asyncio.create_task(_start(entries, live, folder, folders, secret, step_ms))
+        stack.push_async_callback(_stop, starting)
+        opened = await settlement.open()
         _compile_rules(config)
-        nexus, history, unsettled = await _recover(config, folder, settlement, live)
-        upstream = Upstream(
-            [Peer(process.url, key_of(entry.key).address) for process, entry in zip(processes, entries, strict=True)],
-            await settlement.read(lambda bridge: Realm(bridge.nexus, bridge.chain.chain_id, bridge.network.nodes.address)),
-            {name: model.manifest.vocabulary for name, model in folders.items()},
-        )
+        nexus, history, recorder, unsettled = await recover(start, config, live, opened, settlement, storage)
+        processes = await starting
+        settlement.closed = lambda: nexus.count("epoch") - 1
+        listing = settlement.listing
+        peers = {
+            entry.node: Peer(process.url, key_of(entry.key, secret).address)
+            for process, entry in zip(processes, entries, strict=True)
+        }
+        served = {name: model.manifest for name, model in folders.items()}
+        realm = Realm(0, listing.chain_id, listing.contracts["NodeRegistry"])
+        upstream = Upstream(peers, realm, served, config.live.timeouts, _certificate(config, folder))
         stack.push_async_callback(upstream.close)
         await _join(upstream, processes)
-        driver = Driver(nexus, upstream, settlement, history)
+        snapshots = Snapshots(nexus, history, settlement, storage, recorder)
+        stack.push_async_callback(snapshots.take)
+        driver = Driver(nexus, upstream, settlement, history, storage)
+        members = Members(config, nexus, settlement, upstream, peers, storage, driver.tell, driver.now_ns)
+        vouchers = Vouchers(config, listing, storage, upstream.hand, secret)
+        vouchers.restore(lambda first: storage.reader.lines("decisions", first), recorder.decisions, nexus.count("epoch"))
+        driver.observers.append(vouchers.see)
         driver.start(len(processes), unsettled)
+        stack.push_async_callback(vouchers.stop)
         stack.push_async_callback(driver.stop)
+        vouchers.start(driver.broken)
+        stack.callback(settlement.give_up, GIVE_UP_S)
+        await members.resume()
+        stack.push_async_callback(members.close)
+        keeping = asyncio.create_task(snapshots.keep())
+        stack.callback(keeping.cancel)
         texts = {name: model.text for name, model in folders.items()}
-        yield Network(config, folder, processes, settlement, history, driver, texts)
+        yield Network(config, folder, storage, processes, settlement, history, driver, members, vouchers, texts)
+
+
+def _secret(config: Config, folder: Folder) -> bytes:
+    """What all keys of a network on a node's chain derive from, made at its first start; empty for a chain in this process."""
+    folder.keys.mkdir(mode=0o700, exist_ok=True)
+    return open_key(folder.keys / "secret").secret if config.chain.backend == "rpc" else b""
+
+
+def _certificate(config: Config, folder: Folder) -> Path | None:
+    """The Nexus's, which its own chain key vouches for; None if it needs none."""
+    if not config.live.tls:
+        return None
+    return open_certificate(role_key("oracle"), folder.keys / "nexus.pem")
 
 
 async def _start(
-    entries: Sequence[NodeEntry], live: Config, folder: Folder, folders: Mapping[str, ModelFolder], step_ms: int
+    entries: Sequence[NodeEntry],
+    live: Config,
+    folder: Folder,
+    folders: Mapping[str, ModelFolder],
+    secret: bytes,
+    step_ms: int,
 ) -> list[NodeProcess]:
     """A process for each node, with the key that the chain knows it by; none is left if one does not start."""
-    keys = folder.path / "keys"
-    keys.mkdir(mode=0o700, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // len(entries))
+    folder.keys.mkdir(mode=0o700, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // max(1, len(entries)))
 
     async def start(entry: NodeEntry) -> NodeProcess:
         population = entry.population
-        key = keys / f"node-{entry.node}.key"
-        save_key(key, key_of(entry.key))
+        key = folder.keys / f"node-{entry.node}.key"
+        save_key(key, key_of(entry.key, secret))
         return await start_node(
             {name: folders[name].path for name in population.models},
             slots=population.slots,
@@ -146,7 +196,7 @@ async def _start(
         for task in tasks:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
-        await _stop([process for process in ended if isinstance(process, NodeProcess)])
+        await _end([process for process in ended if isinstance(process, NodeProcess)])
         raise
 
 
@@ -159,7 +209,13 @@ async def _join(upstream: Upstream, processes: Sequence[NodeProcess]) -> None:
             raise NodeError(f"node {node} did not join: {failure}") from failure
 
 
-async def _stop(processes: Sequence[NodeProcess]) -> None:
+async def _stop(starting: asyncio.Task[list[NodeProcess]]) -> None:
+    starting.cancel()
+    with suppress(asyncio.CancelledError, NodeError):
+        await _end(await starting)
+
+
+async def _end(processes: Sequence[NodeProcess]) -> None:
     await asyncio.gather(*(process.stop() for process in processes))
 
 
@@ -169,35 +225,3 @@ def _compile_rules(config: Config) -> None:
     for kind in EVENTS:
         zeros: list[Any] = [0] * (len(kind._fields) - len(kind._field_defaults))
         nexus.handle(kind(*zeros))
-
-
-async def _recover(
-    config: Config, folder: Folder, settlement: Settlement, live: Config
-) -> tuple[Nexus, History, list[Chunk]]:  # fmt: skip
-    """Kernel, history and chain as the journal left them, new ones if it is empty; and the batches whose fate it does not tell.
-
-    The facts of the start, and what the chain said of each batch, come from the chain again. The folder compares whatever it is
-    given with what it holds.
-    """
-    held = folder.events()
-    nexus = Nexus(config, folder.journal, folder.decisions)
-    opened = await settlement.open()
-    history = History(live, nexus, opened.operations)
-    for fact in opened.facts:
-        history.see(fact, nexus.handle(fact))
-    batches: dict[tuple[int, int], tuple[Chunk, Standing]] = {}
-    for event in held[len(opened.facts) :]:
-        if isinstance(event, BatchConfirmed | BatchFailed | BatchLapsed):
-            outcome = await settlement.settle(*batches.pop((event.epoch, event.chunk)))
-            if outcome.fact._replace(t_ns=event.t_ns) != event:
-                raise FolderError(f"{folder.path}: must hold what the chain says, {outcome.fact}, not {event}")
-            history.settle(outcome.settled, outcome.operations)
-        commands = nexus.handle(event)
-        history.see(event, commands)
-        for command in commands:
-            if isinstance(command, Submit):
-                said = standing(nexus, nexus.count("now_ns"))
-                batches[command.batch.epoch, command.batch.chunk] = command.batch, said
-    if folder.decisions.ahead:
-        raise FolderError(f"{folder.decisions.path}: must hold what follows from the journal and no more")
-    return nexus, history, [batch for batch, _ in batches.values()]

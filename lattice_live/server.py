@@ -3,16 +3,16 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
 
-from lattice_live.gateway import application
+from lattice_live.gateway import Gateway, application
 from lattice_live.network import Network
 
 DRAIN_S = 10
-"""How long requests under way may take to end once the server stops."""
+"""How long requests under way may take to end once the server stops; new ones are refused."""
 
 KEEP_ALIVE_S = 75
 
@@ -42,18 +42,24 @@ def listen(address: str) -> socket.socket:
 
 async def serve(network: Network, listener: socket.socket, ready: Callable[[], object], stop: asyncio.Event) -> None:
     """Serve until `stop`, or until the driver breaks; then let requests under way end."""
+    gateway = Gateway(network)
     config = uvicorn.Config(
-        application(network),
+        application(gateway),
         lifespan="off",
         log_level="warning",
         access_log=False,
+        server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=1,
     )
     server = _Server(config, ready)
     serving, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())
     ends: list[asyncio.Future[Any]] = [serving, stopping, network.driver.broken]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
     stopping.cancel()
+    gateway.draining = True
+    if not network.driver.broken.done():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gateway.idle.wait(), DRAIN_S)
+    server.should_exit = True
     await serving

@@ -1,18 +1,38 @@
-"""The chain beside a live network: one thread that runs an in-process EVM, so that the event loop never waits for it."""
+"""The chain beside a live network: one thread that speaks to it, so that the event loop never waits for it.
+
+A chain in this process is a function of what was sent to it, in order. One behind JSON-RPC remembers by itself, and may be
+away: then it is asked again with growing pauses, and later batches queue up behind.
+"""
 
 import asyncio
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from lattice_core.batch import Chunk
 from lattice_core.chain.backends import chain_of
-from lattice_core.chain.bridge import Bridge, Operation
-from lattice_core.chain.port import Reverted
-from lattice_core.config import Config
-from lattice_core.events import Event
+from lattice_core.chain.bridge import Bridge, Operation, Saved
+from lattice_core.chain.contracts.clock import Epochs
+from lattice_core.chain.deployment import Listing
+from lattice_core.chain.genesis import genesis_of
+from lattice_core.chain.port import Chain, Refused, Reverted
+from lattice_core.config import Config, ConfigError
+from lattice_core.events import BatchConfirmed, Event
+from lattice_core.founding import founding
+from lattice_core.invariants import InvariantError
 from lattice_core.settlement import Settlement as Settled
 from lattice_core.standing import Standing
+
+ANSWER_S = 10.0
+"""How long a node of the chain may take for one answer."""
+
+PAUSES_S = (1.0, 60.0)
+"""Between two attempts at a batch: the first pause, which doubles up to the last."""
 
 
 class Opened(NamedTuple):
@@ -32,50 +52,265 @@ class Outcome(NamedTuple):
 
 
 class Settlement:
-    """The contracts of `config`, with its users and nodes. The chain is a function of the batches settled, in order."""
+    """The contracts of `config`, with its users and nodes. Batches are sent one after another, in the order of `settle`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, book: Path | None = None, saved: Any = None, secret: bytes = b"") -> None:
+        """`book` is the file of the address book, for a chain behind JSON-RPC; `saved` is what `save` gave, for one in here.
+
+        Every key is derived from `secret`; without one everybody can, and only development chains are served.
+        """
+        self.remote = config.chain.backend == "rpc"
+        self.listing: Listing
+        """Where the contracts live; known once open."""
+        self.closed: Callable[[], int] = lambda: -1
+        """The last epoch that the kernel has closed, whose batches the chain need not wait for any more."""
+        self.away = ""
+        """Why the chain does not answer; "" while it does."""
         self._config = config
+        self._book = book
+        self._saved = saved
+        self._secret = secret
+        self._bridge: Bridge | None = None
+        self._epochs: Epochs | None = None  # of a chain that keeps its own time
         self._thread = ThreadPoolExecutor(1, "chain")
-        self._bridge: Bridge
+        self._leaving = threading.Event()  # ends the thread's own waits
+        self._given_up = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._trying: int | None = None  # the epoch of a batch that may be settled now, or may have been
+        self._sent = False  # it went out, and no answer came
+        self._known = asyncio.Condition()
+        self._lost: tuple[type[Exception], ...] = ()
         self._reported = -1
 
     async def open(self) -> Opened:
-        """Deploy, register, fund and bond."""
+        """Deploy, register, fund and bond; or take up what was saved, or what the address book lists. Raises ConfigError."""
         return await self._run(self._open)
 
     async def settle(self, batch: Chunk, standing: Standing) -> Outcome:
         """Send a batch, once its epoch is over on the chain; the nodes that it pays claim.
 
-        Raises InvariantError if the money on the chain does not add up.
+        Waits while the chain is away. Raises InvariantError if the money on the chain does not add up, and CancelledError
+        once `give_up` has passed: then nobody knows, and the same batch can be sent again.
         """
-        return await self._run(lambda: self._settle(batch, standing))
+        async with self._turn:
+            outcome = await self._until_answered(lambda: self._attempt(batch))
+            if outcome.settled is not None:
+                await self._until_answered(lambda: self._run(lambda: self._pay_out(batch, standing)))
+            operations = await self._run(self._connected().drain)
+            await self._release()  # and without a break the caller tells the kernel
+            return outcome._replace(operations=operations)
+
+    async def recall(self, fact: Event, batch: Chunk, standing: Standing) -> Outcome:
+        """What became of a batch of an earlier process, which the journal tells as `fact`.
+
+        A chain in this process settles it again; of one that remembers only its events are asked for, if it is there.
+        """
+        if not self.remote:
+            return await self.settle(batch, standing)
+        outcome = Outcome(fact._replace(t_ns=0), None, [], "")
+        if isinstance(fact, BatchConfirmed):
+            with suppress(*self._lost):
+                if found := await self._run(lambda: self._connected().settled(batch, 0)):
+                    return Outcome(*found, await self._run(self._connected().drain), "")
+        return outcome
 
     async def read[T](self, question: Callable[[Bridge], T]) -> T:
-        """What `question` finds on the chain."""
-        return await self._run(lambda: question(self._bridge))
+        """What `question` finds on the chain. One that is away raises as its backend does, an OSError most often."""
+        return await self._run(lambda: question(self._connected()))
+
+    async def save(self) -> Any:
+        """A chain in this process as plain data, with all that was sent to it; None for one that remembers by itself."""
+        return None if self.remote else await self._run(self._save)
+
+    def until_end_s(self, epoch: int) -> float | None:
+        """How long an epoch still lasts on a chain that keeps its own time; None where its time is ours."""
+        return None if self._epochs is None else self._epochs.end_s(epoch) - time.time()
+
+    def holds(self, epoch: int) -> bool:
+        """Whether `epoch` must not be closed yet: a batch may be settled unseen that the kernel would then give up."""
+        return self._trying is not None and epoch - self._trying > self._config.chain.grace_epochs
+
+    async def closable(self, epoch: int) -> None:
+        """Wait until `epoch` may be closed, see `holds`."""
+        async with self._known:
+            await self._known.wait_for(lambda: not self.holds(epoch))
+
+    def give_up(self, after_s: float) -> None:
+        """Batches that are not settled `after_s` from now are left to the next start."""
+        asyncio.get_running_loop().call_later(after_s, self._give_up)
 
     def close(self) -> None:
         """Let the thread end."""
-        self._thread.shutdown()
+        self._give_up()
+        self._thread.shutdown(cancel_futures=True)
+
+    def _give_up(self) -> None:
+        self._leaving.set()
+        self._given_up.set()
 
     async def _run[T](self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _open(self) -> Opened:
-        self._bridge = Bridge(chain_of(self._config, history=False), self._config)
-        return Opened(self._bridge.open(self._config, 0), self._bridge.drain())
+    # On the event loop
 
-    def _settle(self, batch: Chunk, standing: Standing) -> Outcome:
-        self._bridge.reach_end(batch.epoch)
+    async def _attempt(self, batch: Chunk) -> Outcome:
+        """Settle a batch once its epoch is over, also by the clock of a chain whose time cannot be set."""
+        await self._run(self._connected)
+        if (wait_s := self.until_end_s(batch.epoch)) is not None and wait_s > 0:
+            await self._rest(wait_s)
+        closed = max(batch.epoch, self.closed()) if self.remote else batch.epoch
+        self._trying = batch.epoch
         try:
-            fact, settled = self._bridge.settle(batch, 0)
+            return await self._run(lambda: self._settle(batch, closed))
+        except self._lost:
+            if not self._sent:
+                await self._release()
+            raise
+
+    async def _release(self) -> None:
+        """Let epochs be closed."""
+        async with self._known:
+            self._trying = None
+            self._known.notify_all()
+
+    async def _until_answered[T](self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` gives, once the chain answers."""
+        pause_s, longest_s = PAUSES_S
+        while True:
+            try:
+                answer = await ask()
+            except self._lost as error:
+                self._say(str(error))
+                await self._rest(pause_s)
+                pause_s = min(2 * pause_s, longest_s)
+            else:
+                self._say("")
+                return answer
+
+    async def _rest(self, s: float) -> None:
+        """Raises CancelledError when waiting is given up."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._given_up.wait(), s)
+        if self._given_up.is_set():
+            raise asyncio.CancelledError
+
+    def _say(self, away: str) -> None:
+        if bool(away) != bool(self.away):
+            print(f"lattice: the chain {f'is away: {away}' if away else 'is back'}", file=sys.stderr)
+        self.away = away
+
+    # On the chain's thread
+
+    def _open(self) -> Opened:
+        if self._saved is not None or (self.remote and self._book is not None and self._book.exists()):
+            self._take_up()
+            return Opened(list(founding(self._config)), [])
+        try:
+            bridge = self._meet(Bridge(self._chain(), self._config, secret=self._secret))
+            facts = bridge.open(self._config, 0)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{self._config.name}: chain.url: {error}") from error
+        self.listing = Listing.of(bridge.network, genesis_of(self._config, secret=self._secret).roles)
+        if self._book is not None and self.remote:
+            self._book.write_text(self.listing.text())
+        return Opened(facts, bridge.drain())
+
+    def _take_up(self) -> None:
+        """The contracts that stand already; a chain that is away is asked later."""
+        if not self.remote:
+            chain, bridge, self._reported = self._saved
+            self._saved = chain, bridge
+            self.listing = Listing.of(self._connected().network, genesis_of(self._config, secret=self._secret).roles)
+            return
+        assert self._book is not None
+        try:
+            self.listing = Listing.read(self._book.read_text(), str(self._book))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self._chain_errors()
+        with suppress(*self._lost):
+            self._connected()
+
+    def _connected(self) -> Bridge:
+        """The bridge; opened now if the chain was away when it was to be."""
+        if self._bridge is not None:
+            return self._bridge
+        chain = self._chain()
+        if not self.remote:
+            state, saved = self._saved
+            chain.load(state)
+        else:
+            saved = Saved(self.listing.book, None)
+            if chain.chain_id != self.listing.chain_id or not chain.code(self.listing.book):
+                raise ConfigError(f"{self._book}: must list contracts that stand on the chain at {self._config.chain.url}")
+        return self._meet(Bridge(chain, self._config, secret=self._secret, saved=saved))
+
+    def _meet(self, bridge: Bridge) -> Bridge:
+        self._bridge = bridge
+        self._epochs = None if bridge.chain.capabilities.sets_time else bridge.epochs
+        return bridge
+
+    def _chain(self) -> Chain:
+        if not self.remote:
+            return chain_of(self._config, history=False)
+        self._chain_errors()
+        from lattice_core.chain.rpc import Rpc
+
+        return Rpc(self._config.chain.url, timeout_s=ANSWER_S, wait=self._wait)
+
+    def _wait(self, s: float) -> None:
+        if self._leaving.wait(s):
+            raise ConnectionAbortedError("the network stops")
+
+    def _chain_errors(self) -> None:
+        from lattice_core.chain.rpc import NodeError
+
+        self._lost = (OSError, Refused, NodeError)
+
+    def _save(self) -> Any:
+        bridge = self._connected()
+        return bridge.chain.save(), bridge.save(), self._reported
+
+    def _settle(self, batch: Chunk, closed: int) -> Outcome:
+        bridge = self._connected()
+        bridge.reach_end(closed)
+        found = bridge.settled(batch, 0) if self.remote else None
+        try:
+            self._sent = True
+            confirmed = found or bridge.settle(batch, 0)
+            self._sent = False
+            return Outcome(*confirmed, [], "")
+        except Refused:
+            self._sent = False
+            raise
         except Reverted as failure:
-            return Outcome(self._bridge.failed(batch, 0), None, self._bridge.drain(), str(failure))
+            self._sent = False
+            if bridge.chain.block().timestamp_s < bridge.epochs.end_s(batch.epoch):
+                raise TimeoutError(f"its time is before the end of epoch {batch.epoch}") from None
+            return Outcome(bridge.failed(batch, 0), None, [], str(failure))
+
+    def _pay_out(self, batch: Chunk, standing: Standing) -> None:
+        bridge = self._connected()
         for node in batch.nodes.tolist():
-            self._bridge.claim(node)
+            bridge.claim(node)
         if batch.epoch > self._reported:
-            self._bridge.report(batch.epoch, standing)
+            try:
+                bridge.report(batch.epoch, standing)
+            except Reverted as failure:
+                if not self.remote or "EpochOutOfOrder" not in str(failure):  # an earlier process has reported it
+                    raise
             self._reported = batch.epoch
-        self._bridge.check_money()
-        return Outcome(fact, settled, self._bridge.drain(), "")
+        self._check_money(bridge)
+
+    def _check_money(self, bridge: Bridge) -> None:
+        """Raises InvariantError, but not for what others have moved between two questions."""
+        while True:
+            before = bridge.chain.block().number
+            try:
+                bridge.check_money()
+                return
+            except InvariantError:
+                if bridge.chain.block().number == before:
+                    raise

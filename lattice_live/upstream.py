@@ -1,29 +1,35 @@
-"""The Nexus's side of a node's HTTP interface: who it is, an answer's tokens as they come with their receipts, and probes."""
+"""The Nexus's side of a node's HTTP interface: who it is, an answer's tokens as they come with their receipts, and probes.
+
+What a node says about itself or an answer goes into no message here: it might be a prompt.
+"""
 
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.http import HttpProcessingError
-
+from lattice_core.config.network import Timeouts
 from lattice_core.state import BAD_ANSWER, NODE_LOST, NODE_REFUSED, NODE_TIMEOUT
+from lattice_core.units import NANO
+from lattice_live.channel import Channel, ConnectTimeoutError, NotHTTPError, RefusedError, place_of
+from lattice_live.models.folder import Manifest
 from lattice_live.node import tls
 from lattice_live.node.identity import Challenge, IdentityError, Joining, Terms
 from lattice_live.node.receipts import Auditor, Leg, Progress, ReceiptError, Signed
 from lattice_live.node.sampling import Drawn, Sampling
 
-CONNECT_S = 2.0
 MAX_REPLY_BYTES = 1 << 20
-SILENCE_S = 30.0
-"""A node that sends nothing for this long has failed: ample for a full queue before a small model. Chosen."""
+MAX_LINE_BYTES = 1 << 16
+"""Ample for a token with its rivals."""
 
 _GARBAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading JSON raises that is no JSON, or other than it should be."""
+
+_DECODER = json.JSONDecoder()
 
 
 class NodeFailure(Exception):  # noqa: N818 (a failure is an answer)
@@ -63,157 +69,285 @@ class Realm(NamedTuple):
 class Upstream:
     """The nodes, by number, over kept connections. They have to be joined before they are asked.
 
-    `vocabularies` are the sizes of the models' vocabularies, by name. `certificate` is the Nexus's own, see `tls`; only nodes
-    at https need it.
+    `peers` may grow; `models` are those that the network serves, by name. `certificate` is the Nexus's own, see `tls`; only
+    nodes at https need it.
     """
 
     def __init__(
-        self, peers: Sequence[Peer], realm: Realm, vocabularies: Mapping[str, int], certificate: Path | None = None
+        self,
+        peers: Mapping[int, Peer],
+        realm: Realm,
+        models: Mapping[str, Manifest],
+        timeouts: Timeouts,
+        certificate: Path | None = None,
     ) -> None:
+        self.models = models
         self._peers = peers
         self._realm = realm
-        self._vocabularies = vocabularies
         self._certificate = certificate
-        self._tls: dict[int, Any] = {}  # an SSL context for each node met
-        self._models: dict[int, Mapping[str, str]] = {}  # model hashes of the nodes joined, by name
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        self._connect_s = timeouts.connect_ns / NANO
+        self._first_token_s = timeouts.first_token_ns / NANO
+        self._idle_s = timeouts.idle_ns / NANO
+        self._channels: dict[int, Channel] = {}
+        self._joined: dict[int, Mapping[str, str]] = {}  # model hashes of the nodes joined, by name
 
     async def join(self, node: int) -> Mapping[str, str]:
-        """Let a node prove that it is its owner's, and take our terms; its model hashes in hex, by name. Raises NodeFailure."""
-        peer = self._peers[node]
+        """Let a node prove that it is its owner's, and take our terms; its model hashes in hex, by name.
+
+        Raises NodeFailure, also if it serves another model, or variant, by the name of one of ours.
+        """
+        peer = self._peers.get(node)
+        if peer is None:
+            raise NodeFailure(NODE_LOST, "nobody knows where it is reached")
+        self._forget(node)
+        with _judged("a challenge"):
+            channel = Channel(peer.url, self._connect_s, await self._meet(peer) if peer.url.startswith("https:") else None)
+            try:
+                models = await self._challenge(channel, node, peer)
+            except BaseException:
+                channel.close()
+                raise
+        self._forget(node)  # two may have asked at once
+        self._channels[node], self._joined[node] = channel, models
+        return models
+
+    async def answer(
+        self, node: int, order: Order, take: Callable[[Drawn], object], receipted: Callable[[Signed], object]
+    ) -> None:
+        """Hand an answer's tokens to `take` and its receipts, once checked, to `receipted`, as they come, until it ends.
+
+        Raises NodeFailure, also for a receipt that is wrong or missing. A leg that is told to stop by `cancel` ends like any
+        other; once cancelled, this leaves it at once, and the node stops, too.
+        """
+        if order.model not in self._joined.get(node, {}):
+            raise NodeFailure(NODE_REFUSED, f"the node has not joined, or not with {order.model!r}")
+        model = self.models[order.model]
+        leg = Leg(self._terms(node), order.leg, bytes.fromhex(model.model_hash), len(order.prompt))
+        body = {**order._asdict(), "sampling": {**order.sampling._asdict(), "logit_bias": dict(order.sampling.logit_bias)}}
+        loop, idle_s = asyncio.get_running_loop(), self._idle_s
+        auditor = Auditor(leg, self._peers[node].owner)
+        reading = _Reading(order, model, auditor, take, receipted)
+
+        def feed(data: bytes) -> bool:
+            before = auditor.count
+            over = reading.feed(data)
+            if auditor.count > before:
+                due_s = loop.time() + idle_s
+                if abs(due_s - (timeout.when() or 0.0)) > idle_s / 8:  # with some play, as moving it costs more than a token
+                    timeout.reschedule(due_s)
+            return over
+
+        with _judged("an order"):
+            try:
+                async with asyncio.timeout(self._first_token_s) as timeout:
+                    await self._channels[node].exchange("POST", "/v1/submit", json.dumps(body).encode(), feed)
+            except ConnectTimeoutError:
+                raise
+            except TimeoutError as error:
+                late = f"silent for {idle_s:g} s" if auditor.count else f"no token within {self._first_token_s:g} s"
+                raise NodeFailure(NODE_TIMEOUT, late) from error
+            if not reading.over:
+                raise NodeFailure(NODE_LOST, "the answer breaks off")
+
+    async def cancel(self, node: int, leg: int) -> None:
+        """Tell a node to stop working on a leg, whose answer then ends. Nothing happens if it cannot be told."""
+        try:
+            with _judged("a cancel"):
+                await self._ask(self._channels[node], "POST", "cancel", {"leg": leg})
+        except (NodeFailure, KeyError):
+            pass
+
+    async def hand(self, node: int, vouchers: Mapping[str, Any]) -> None:
+        """Give a node vouchers to keep: the body of its `POST /v1/vouchers`. Raises NodeFailure."""
+        if node not in self._channels:
+            raise NodeFailure(NODE_REFUSED, "the node has not joined")
+        with _judged("vouchers"):
+            await self._ask(self._channels[node], "POST", "vouchers", vouchers)
+
+    async def probe(self, node: int) -> bool:
+        """Whether the node answers a probe; one that has forgotten us, as it has been started again, is joined again."""
+        try:
+            if node not in self._joined:
+                await self.join(node)
+            with _judged("a probe"):
+                said = await self._ask(self._channels[node], "GET", "probe")
+            if said.get("ok") is not True:
+                return False
+            if said.get("joined") is not True:
+                await self.join(node)
+        except (NodeFailure, AttributeError) as error:
+            if isinstance(error.__cause__, ssl.SSLError):
+                self._forget(node)  # it has another certificate now: it must join again
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for node in list(self._joined):
+            self._forget(node)
+
+    async def _challenge(self, channel: Channel, node: int, peer: Peer) -> Mapping[str, str]:
         challenge = Challenge(self._terms(node))
         invitation = {
             **challenge.terms._asdict(),
             "registry": challenge.terms.registry.hex(),
             "nonce": challenge.nonce.hex(),
         }
+        said = await self._ask(channel, "POST", "join", invitation)
         try:
-            if peer.url.startswith("https:"):
-                self._tls[node] = await self._meet(peer)
-            async with self._post(node, "join", invitation) as response:
-                if response.status != 200:
-                    raise NodeFailure(NODE_REFUSED, f"HTTP {response.status} to a challenge")
-                said = await _reply(response)
-                joining = Joining(said["url"], dict(said["models"]), bytes.fromhex(said["signature"]))
-                challenge.accept(joining, peer.url, peer.owner)
-                if not all(len(bytes.fromhex(model_hash)) == 32 for model_hash in joining.models.values()):
-                    raise ValueError("models: must be SHA-256")
-        except TimeoutError as error:
-            raise NodeFailure(NODE_TIMEOUT, "no answer to a challenge in time") from error
-        except IdentityError as error:
-            raise NodeFailure(NODE_REFUSED, str(error)) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFailure(NODE_LOST, str(error)) from error
+            joining = Joining(said["url"], dict(said["models"]), bytes.fromhex(said["signature"]))
+            challenge.accept(joining, peer.url, peer.owner)
+        except IdentityError:
+            raise
         except _GARBAGE as error:
-            raise NodeFailure(BAD_ANSWER, f"not an answer to a challenge: {error!r}") from error
-        self._models[node] = joining.models
+            raise NodeFailure(BAD_ANSWER, f"not an answer to a challenge: {type(error).__name__}") from error
+        for name, model in self.models.items():
+            if joining.models.get(name, model.model_hash) != model.model_hash:
+                raise NodeFailure(NODE_REFUSED, f"what it serves as {name!r} is another model, or another variant of it")
         return joining.models
 
-    async def answer(
-        self, node: int, order: Order, receipted: Callable[[Signed], object] = lambda signed: None
-    ) -> AsyncGenerator[Drawn]:
-        """Tokens as they come; `receipted` is called with each receipt, once it has been checked.
-
-        Raises NodeFailure, also for a receipt that is wrong or missing. Close it to let the node stop.
-        """
-        model_hash = self._models.get(node, {}).get(order.model)
-        if model_hash is None:
-            raise NodeFailure(NODE_REFUSED, f"the node has not joined, or not with {order.model!r}")
-        leg = Leg(self._terms(node), order.leg, bytes.fromhex(model_hash), len(order.prompt))
-        auditor = Auditor(leg, self._peers[node].owner)
-        vocabulary = self._vocabularies[order.model]
-        sampling = {**order.sampling._asdict(), "logit_bias": dict(order.sampling.logit_bias)}
-        try:
-            async with self._post(node, "submit", {**order._asdict(), "sampling": sampling}) as response:
-                if response.status != 200:
-                    raise NodeFailure(NODE_REFUSED, f"HTTP {response.status}: {(await _reply(response))['error']['message']}")
-                async for line in response.content:
-                    part = json.loads(line)
-                    if "receipt" in part:
-                        signed = Signed(Progress.from_json(part["receipt"]), bytes.fromhex(part["signature"]))
-                        auditor.check(signed)
-                        receipted(signed)
-                    elif "token" in part:
-                        drawn = _drawn(part, vocabulary)
-                        if part["n"] != auditor.count + 1 or part["n"] > order.max_tokens:
-                            raise NodeFailure(BAD_ANSWER, f"token {auditor.count + 1} came as {part}")
-                        auditor.add(drawn.token)
-                        yield drawn
-                    elif "error" in part:
-                        raise NodeFailure(NODE_LOST, str(part["error"]["message"]))
-                    elif part["output_tok"] != auditor.count or auditor.count == 0:
-                        raise NodeFailure(BAD_ANSWER, f"{part['output_tok']} tokens said, {auditor.count} sent")
-                    elif part["reason"] not in ("stop", "length"):
-                        raise NodeFailure(NODE_LOST, f"the node ended it: {part['reason']}")
-                    else:
-                        auditor.finish()
-                        return
-            raise NodeFailure(NODE_LOST, "the answer breaks off")
-        except TimeoutError as error:
-            raise NodeFailure(NODE_TIMEOUT, f"silent for {SILENCE_S:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeFailure(NODE_LOST, str(error)) from error
-        except ReceiptError as error:
-            raise NodeFailure(BAD_ANSWER, f"receipt: {error}") from error
-        except (*_GARBAGE, HttpProcessingError) as error:
-            raise NodeFailure(BAD_ANSWER, f"not a line of an answer: {error!r}") from error
-
-    async def probe(self, node: int) -> bool:
-        """Whether the node answers a probe; one that has forgotten us, as it has been started again, is joined again."""
-        try:
-            if node not in self._models:
-                await self.join(node)
-            async with self._session.get(f"{self._peers[node].url}/v1/probe", ssl=self._tls.get(node, True)) as response:
-                said = await _reply(response)
-                if response.status != 200 or said.get("ok") is not True:
-                    return False
-            if said.get("joined") is not True:
-                await self.join(node)
-            return True
-        except aiohttp.ClientSSLError:
-            self._models.pop(node, None)  # it has another certificate now: it must join again
-            return False
-        except (TimeoutError, NodeFailure, aiohttp.ClientError, OSError, *_GARBAGE):
-            return False
-
-    async def close(self) -> None:
-        await self._session.close()
+    def _forget(self, node: int) -> None:
+        self._joined.pop(node, None)
+        if (channel := self._channels.pop(node, None)) is not None:
+            channel.close()
 
     def _terms(self, node: int) -> Terms:
         return Terms(self._realm.nexus, node, self._realm.chain_id, self._realm.registry)
 
-    def _post(self, node: int, what: str, body: Mapping[str, Any]) -> Any:
-        return self._session.post(f"{self._peers[node].url}/v1/{what}", json=body, ssl=self._tls.get(node, True))
+    async def _ask(self, channel: Channel, method: str, what: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The reply to a question, which is one JSON value."""
+        reply = bytearray()
 
-    async def _meet(self, peer: Peer) -> Any:
-        """An SSL context for the certificate that the node shows, if its owner vouches for it."""
+        def take(data: bytes) -> bool:
+            reply.extend(data)
+            if len(reply) > MAX_REPLY_BYTES:
+                raise NodeFailure(BAD_ANSWER, f"a reply of more than {MAX_REPLY_BYTES} bytes")
+            return False
+
+        async with asyncio.timeout(self._first_token_s):
+            await channel.exchange(method, f"/v1/{what}", b"" if body is None else json.dumps(body).encode(), take)
+        try:
+            return json.loads(reply)
+        except _GARBAGE as error:
+            raise NodeFailure(BAD_ANSWER, "a reply that is not JSON") from error
+
+    async def _meet(self, peer: Peer) -> ssl.SSLContext:
+        """A context for the certificate that the node shows, if its owner vouches for it."""
         if self._certificate is None:
             raise IdentityError(f"{peer.url}: needs a certificate of this Nexus's own")
-        place = urlsplit(peer.url)
-        async with asyncio.timeout(CONNECT_S):
-            certificate = await tls.meet(place.hostname or "", place.port or 443, self._certificate)
+        host, port = place_of(peer.url)
+        try:
+            async with asyncio.timeout(self._connect_s):
+                certificate = await tls.meet(host, port, self._certificate)
+        except ValueError as error:
+            raise OSError("its URL names no host") from error
         if (found := tls.owner(certificate)) != peer.owner:
             raise IdentityError(f"{peer.url} shows a certificate of 0x{found.hex()}, not of 0x{peer.owner.hex()}")
         return tls.nexus_context(self._certificate, certificate)
 
 
-async def _reply(response: aiohttp.ClientResponse) -> Any:
-    """A reply that is one JSON value. Raises ValueError."""
-    body = bytearray()
-    async for part in response.content.iter_any():
-        body += part
-        if len(body) > MAX_REPLY_BYTES:
-            raise ValueError(f"more than {MAX_REPLY_BYTES} bytes")
-    return json.loads(body)
+class _Reading:
+    """The lines of an answer as they come, each checked before it counts."""
+
+    def __init__(
+        self,
+        order: Order,
+        model: Manifest,
+        auditor: Auditor,
+        take: Callable[[Drawn], object],
+        receipted: Callable[[Signed], object],
+    ) -> None:
+        self.over = False
+        self._order, self._model, self._auditor = order, model, auditor
+        self._take, self._receipted = take, receipted
+        self._rest = b""
+        self._ended = False  # the last token ends the answer
+
+    def feed(self, data: bytes) -> bool:
+        """Read a piece of the body; whether the answer is over. Raises NodeFailure and ReceiptError."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if self.over:
+                break
+            try:
+                part = self._parse(_json(line.decode()))
+            except ReceiptError:
+                raise
+            except _GARBAGE as error:
+                raise NodeFailure(BAD_ANSWER, f"not a line of an answer: {type(error).__name__}") from error
+            if isinstance(part, Drawn):
+                self._take(part)
+            elif part is not None:
+                self._receipted(part)
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise NodeFailure(BAD_ANSWER, f"not a line of an answer: more than {MAX_LINE_BYTES} bytes")
+        return self.over
+
+    def _parse(self, part: Any) -> Drawn | Signed | None:
+        auditor = self._auditor
+        if "token" in part:
+            drawn = _drawn(part, self._model.vocabulary, self._order.sampling.top_logprobs)
+            if self._ended:
+                raise NodeFailure(BAD_ANSWER, f"token {auditor.count + 1} came after the end")
+            if part["n"] != auditor.count + 1:
+                raise NodeFailure(BAD_ANSWER, f"token {auditor.count + 1} came with another number")
+            auditor.add(drawn.token)
+            self._ended = drawn.token in self._model.end or auditor.count == self._order.max_tokens
+            return drawn
+        if "receipt" in part:
+            signed = Signed(Progress.from_json(part["receipt"]), bytes.fromhex(part["signature"]))
+            auditor.check(signed)
+            return signed
+        if "error" in part:
+            raise NodeFailure(NODE_LOST, "the node ended it with an error")
+        if part["output_tok"] != auditor.count:
+            raise NodeFailure(BAD_ANSWER, f"another count of tokens than the {auditor.count} sent")
+        if not self._ended and part["reason"] != "cancelled":
+            raise NodeFailure(BAD_ANSWER, f"ended after {auditor.count} tokens without a reason")
+        auditor.finish()
+        self.over = True
+        return None
 
 
-def _drawn(part: Mapping[str, Any], vocabulary: int) -> Drawn:
-    """Raises ValueError, KeyError or TypeError for what is no token."""
-    top = tuple((token, float(logprob)) for token, logprob in part.get("top", ()))
-    drawn = Drawn(part["token"], part.get("logprob"), top)
-    if not all(type(token) is int and 0 <= token < vocabulary for token in (drawn.token, *dict(top))):
-        raise ValueError(f"{part}: must be token ids below {vocabulary}")
-    if drawn.logprob is not None and not all(math.isfinite(logprob) for logprob in (drawn.logprob, *dict(top).values())):
-        raise ValueError(f"{part}: must be finite")
+def _json(line: str) -> Any:
+    """What `json.loads` gives, without its overhead. Raises ValueError."""
+    value, end = _DECODER.raw_decode(line)
+    if end < len(line) and not line[end:].isspace():
+        raise ValueError("more than one value")
+    return value
+
+
+def _drawn(part: Mapping[str, Any], vocabulary: int, top_logprobs: int | None) -> Drawn:
+    """Raises ValueError, KeyError or TypeError for what is no token, or not with the log-probabilities asked for."""
+    token = part["token"]
+    if type(token) is not int or not 0 <= token < vocabulary:
+        raise ValueError("a token that is none")
+    if top_logprobs is None:
+        return Drawn(token)
+    drawn = Drawn(token, float(part["logprob"]), tuple((rival, float(logprob)) for rival, logprob in part["top"]))
+    if len(drawn.top) > top_logprobs or not all(type(rival) is int and 0 <= rival < vocabulary for rival, _ in drawn.top):
+        raise ValueError("rivals that are none")
+    if not all(map(math.isfinite, (drawn.logprob or 0.0, *dict(drawn.top).values()))):
+        raise ValueError("a log-probability that is none")
     return drawn
+
+
+@contextmanager
+def _judged(what: str) -> Iterator[None]:
+    """What goes wrong with a node, as a NodeFailure."""
+    try:
+        yield
+    except RefusedError as error:
+        raise NodeFailure(NODE_REFUSED, f"{error} to {what}") from error
+    except NotHTTPError as error:
+        raise NodeFailure(BAD_ANSWER, f"not a reply to {what}: {error}") from error
+    except ReceiptError as error:
+        raise NodeFailure(BAD_ANSWER, f"receipt: {error}") from error
+    except IdentityError as error:
+        raise NodeFailure(NODE_REFUSED, str(error)) from error
+    except ConnectTimeoutError as error:
+        raise NodeFailure(NODE_TIMEOUT, str(error)) from error
+    except TimeoutError as error:
+        raise NodeFailure(NODE_TIMEOUT, f"no reply to {what} in time") from error
+    except OSError as error:
+        raise NodeFailure(NODE_LOST, str(error)) from error

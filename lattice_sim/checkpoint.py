@@ -2,22 +2,18 @@
 
 What a network has beside its config is plain data: arrays, numbers, tuples, and a chain's tables or transactions. What the
 config tells is not kept, so that a future may have another one, within `FREE`. In bytes a checkpoint is a header line of JSON
-and a compressed pickle, of which only classes of plain data are read. Trust it as you trust code, nevertheless: compiled
-functions follow the row numbers in its tables without a look at where they lead.
+and plain data, see `lattice_core/plain.py`.
 """
 
-import io
 import json
-import pickle
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from lattice_core import plain
 from lattice_core.chain.artifacts import contracts_hash
 from lattice_core.config import Config, ConfigError, parse, revise
 from lattice_core.routing import load_policy
@@ -29,23 +25,6 @@ CHECKPOINT = "checkpoint"
 
 FREE = ("seed", "sim.epochs", "routing", *(f"users.*.{habit}" for habit in ("deadline", "max_fee", "patience", "retries")))
 """What may differ in a future, with what lies under it: all else has left its mark on what the checkpoint holds."""
-
-_DATA = {
-    "lattice_core.chain.bridge": {"Saved"},
-    "lattice_core.chain.history": {"Entry", "History"},
-    "lattice_core.chain.port": {"Block", "Log", "Receipt", "Transaction"},
-    "lattice_core.chain.pyevm": {"Snapshot"},
-    "lattice_core.chain.revm": {"Funding"},
-    "lattice_core.directory": {"Directory"},
-    "lattice_core.records": {"Operation", "_Epoch", "_Observed"},
-    "lattice_core.request_log": {"RequestLog"},
-    "lattice_core.service": {"Service"},
-    "lattice_core.settlement": {"Settlement"},
-    "numpy": {"dtype", "ndarray"},
-    "numpy._core.multiarray": {"_reconstruct", "scalar"},
-    "numpy._core.numeric": {"_frombuffer"},
-}
-"""The classes, and numpy's own functions, of which a checkpoint consists, by module."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +60,7 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """For a file or another process."""
-        body = zlib.compress(pickle.dumps((self.epoch, self.branches, dict(self.state)), protocol=5), 1)
+        body = plain.dump((self.epoch, self.branches, dict(self.state)))
         header = {**_expected(), "config": self.config.canonical(), "sha256": sha256(body).hexdigest()}
         return json.dumps(header).encode() + b"\n" + body
 
@@ -101,7 +80,10 @@ class Checkpoint:
                 raise ConfigError(f"{source}: {key}: must be {allowed}, not {header.get(key)}")
         if header.get("sha256") != sha256(body).hexdigest():
             raise ConfigError(f"{source}: is damaged: its {len(body)} bytes are not those of its header's sha256")
-        return cls(parse(header["config"], source), *_Data(io.BytesIO(zlib.decompress(body))).load())
+        try:
+            return cls(parse(header["config"], source), *plain.load(body))
+        except plain.PlainError as error:
+            raise ConfigError(f"{source}: {error}") from error
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -121,15 +103,6 @@ class Checkpoint:
         return Checkpoint.from_bytes, (self.to_bytes(),)
 
 
-class _Data(pickle.Unpickler):
-    """Reads plain data, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _DATA.get(module, ()):
-            raise ConfigError(f"{CHECKPOINT}: must hold plain data, and holds {module}.{name}")
-        return super().find_class(module, name)
-
-
 def _expected() -> dict[str, Any]:
     """The header of a checkpoint that this code can go on from."""
     version = metadata.version("lattice")
@@ -137,20 +110,9 @@ def _expected() -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "lattice": version,
-        "sources": _sources_hash(),
+        "sources": plain.sources_hash("lattice_core", "lattice_sim"),
         "contracts": contracts_hash(),
     }
-
-
-@cache
-def _sources_hash() -> str:
-    """SHA-256 over the sources of the packages that a run is made of: the tables' columns and their meaning stand there."""
-    digest = sha256()
-    for package in ("lattice_core", "lattice_sim"):
-        root = Path(str(resources.files(package)))
-        for file in sorted(root.rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + b"\x00" + sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:

@@ -19,6 +19,7 @@ from lattice_core.request_log import add
 from lattice_core.requests import LEG_ROW_BITS, arrive, cancel, complete, fail, first_token, progress, timer
 from lattice_core.state import (
     AUDIT,
+    BALANCED,
     CANCEL,
     CLIENT_LEFT,
     COMPLETED,
@@ -150,7 +151,8 @@ ASK = in_lines(
         ("prompt_tok", i4),
         ("output_tok", i4),
         ("max_tok", i4),
-        ("delivered_tok", i4),  # when the job has ended
+        ("from_tok", i4),  # where in the answer the leg goes on,
+        ("delivered_tok", i4),  # and how far that has come when the job has ended
         ("user", i4),
         ("population", i2),
         ("model", i2),
@@ -368,7 +370,7 @@ def _hear(S: Handle, V: Handle, E: Handle, score: int) -> tuple[int, int]:
     ask.leg = NONE
     if count == COMPLETE:
         return complete(S, entity, ask.delivered_tok, now_ns), a
-    return fail(S, entity, word, now_ns, score), a
+    return fail(S, entity, word, 0, now_ns, score), a
 
 
 @inlined
@@ -459,7 +461,7 @@ def _ask(S: Handle, E: Handle, a: int, score: int) -> int:
     return arrive(
         S, request, 0, NONE, ask.account, ask.account, ask.session, ask.model, load(E, _KIND_OF, ask.model),
         population.cluster, population.privacy, ask.prompt_tok, ask.max_tok, population.max_fee_nlai,
-        core.now_ns + population.limit_ns, ask.prefix, False, core.now_ns, score,
+        core.now_ns + population.limit_ns, ask.prefix, False, BALANCED, 0, core.now_ns, score,
     )  # fmt: skip
 
 
@@ -507,7 +509,8 @@ def _obey(S: Handle, V: Handle, E: Handle, log: Handle, count: int, a: int) -> N
         o = out_at(S, i)
         if o.kind == DISPATCH:
             ask = _ask_at(E, a)
-            ask.leg, ask.node, ask.offer, ask.job, ask.delivered_tok = o.leg, o.node, o.offer, NONE, 0
+            ask.leg, ask.node, ask.offer, ask.job = o.leg, o.node, o.offer, NONE
+            ask.from_tok, ask.delivered_tok = o.from_tok, o.from_tok
             _send(E, now_ns + _station_at(E, o.node).delay_ns, TRAVEL, o.leg, 0, a, 0)
             service.prefetch(V, o.node)
         elif o.kind == STATUS:
@@ -536,7 +539,8 @@ def _reach(V: Handle, E: Handle) -> None:
         return  # given up on the way
     why = NODE_LOST
     if _station_at(E, ask.node).broken == 0:
-        job = service.submit(V, ask.node, a, ask.prompt_tok, ask.output_tok, now_ns)
+        left_tok = max(1, ask.output_tok - ask.from_tok)  # that nothing is left takes a step to find out, too
+        job = service.submit(V, ask.node, a, ask.prompt_tok + ask.from_tok, left_tok, now_ns)
         if job != service.QUEUE_FULL:
             ask.job = job
             _plan(V, E, ask.node)
@@ -615,11 +619,17 @@ def _stop_job(S: Handle, V: Handle, E: Handle, a: int) -> None:
     if ask.leg == NONE:
         return
     if ask.job != NONE:
-        ask.delivered_tok = service.cancel(V, ask.job, now_ns)
-        ask.job = NONE
+        _deliver(ask, service.cancel(V, ask.job, now_ns))
         _plan(V, E, ask.node)
-    if ask.delivered_tok > 0:
+    if ask.delivered_tok > ask.from_tok:
         progress(S, ask.leg, ask.delivered_tok, now_ns)
+
+
+@jit
+def _deliver(ask: Any, receipted_tok: int) -> None:
+    """The job of an ask's leg has ended before its time, with so much of it receipted."""
+    ask.job = NONE
+    ask.delivered_tok = min(ask.from_tok + receipted_tok, ask.output_tok)
 
 
 # --- nodes -------------------------------------------------------------------------------------------------------------------
@@ -694,7 +704,7 @@ def _break(V: Handle, E: Handle, node: int) -> None:
             if a == service.NONE:
                 break
             ask = _ask_at(E, a)
-            ask.job, ask.delivered_tok = NONE, receipted_tok
+            _deliver(ask, receipted_tok)
             _send(E, at_ns, REPLY, ask.leg, LOST, a, NODE_LOST)
         _plan(V, E, node)
         mean_ns = n.mttr_ns

@@ -75,12 +75,13 @@ _ASKED = ("t_ns", "user", "model", "prompt_tok", "max_tok", "output_tok", "patie
 
 @dataclass(slots=True)
 class Leg:
-    """A leg that the Nexus has sent: its job at the node, once it is there, and what it has delivered when done."""
+    """A leg that the Nexus has sent: its job at the node, once it is there, and how far the answer has come when it is done."""
 
     request: int
     node: int
+    from_tok: int
+    delivered_tok: int
     job: int = NONE
-    delivered_tok: int = 0
 
 
 class ReferenceEngine:
@@ -229,7 +230,7 @@ class ReferenceEngine:
 
     def _dispatch(self, command: Dispatch) -> None:
         """The request travels to the node."""
-        self._legs[command.leg] = Leg(command.request, command.node)
+        self._legs[command.leg] = Leg(command.request, command.node, command.from_tok, command.from_tok)
         self._asks[command.request].leg = command.leg
         self.clock.call(self.clock.now + self.delay_ns[command.node], TRAVEL, command.leg, 0, self._reach, command.leg)
 
@@ -241,7 +242,8 @@ class ReferenceEngine:
         now, node, why = self.clock.now, leg.node, NODE_LOST
         if not self.broken[node]:
             ask = self._asks[leg.request]
-            leg.job = service.submit(self.service.handle, node, leg_id, ask.prompt_tok, ask.output_tok, now)
+            left_tok = max(1, ask.output_tok - leg.from_tok)  # that nothing is left takes a step to find out, too
+            leg.job = service.submit(self.service.handle, node, leg_id, ask.prompt_tok + leg.from_tok, left_tok, now)
             if leg.job != service.QUEUE_FULL:
                 self._plan(node)
                 return
@@ -301,11 +303,15 @@ class ReferenceEngine:
         if leg is None:
             return
         if leg.job != NONE:
-            leg.delivered_tok = service.cancel(self.service.handle, leg.job, self.clock.now)
-            leg.job = NONE
+            self._deliver(leg, service.cancel(self.service.handle, leg.job, self.clock.now))
             self._plan(leg.node)
-        if leg.delivered_tok:
+        if leg.delivered_tok > leg.from_tok:
             self.tell(Progress(self.clock.now, leg_id, leg.delivered_tok))
+
+    def _deliver(self, leg: Leg, receipted_tok: int) -> None:
+        """A leg's job has ended before its time, with so much of it receipted."""
+        leg.job = NONE
+        leg.delivered_tok = min(leg.from_tok + receipted_tok, self._asks[leg.request].output_tok)
 
     def _cancel(self, command: Cancel) -> None:
         """The Nexus gives a leg up; its job ends at once."""
@@ -329,8 +335,7 @@ class ReferenceEngine:
                 leg_id, receipted_tok = service.evict(self.service.handle, node, self.clock.now)
                 if leg_id == service.NONE:
                     break
-                leg = self._legs[leg_id]
-                leg.job, leg.delivered_tok = NONE, receipted_tok
+                self._deliver(self._legs[leg_id], receipted_tok)
                 self.clock.call(at_ns, REPLY, leg_id, 3, self._lose, leg_id)
             self._plan(node)
             yield self._wait(entry, streams.FAILURES, 2 * count + 1, failures.mttr_ns)

@@ -8,7 +8,7 @@
     reused_tok   int64   leading tokens of the prompt that an earlier prompt began with too
 
 The file's metadata holds a header under `lattice.trace`: a JSON object of version, source, licence, units, requests, span_ns
-and the columns that the source told of; the others are all 0.
+and the columns that the source told of; the others are all 0. A trace of a run has `nodes` there, too, that served it.
 """
 
 import json
@@ -66,10 +66,11 @@ def header(trace: Trace, source: str, licence: str) -> Header:
     return Header(source, licence, columns, len(trace.t_ns), int(trace.t_ns[-1]))
 
 
-def write_trace(path: str, trace: Trace, source: str, licence: str) -> None:
-    """Write a Parquet file. Equal traces give equal bytes. Raises TraceError for a place that cannot be written to."""
+def write_trace(path: str, trace: Trace, source: str, licence: str, **more: Any) -> None:
+    """Write a Parquet file, with `more` in its header. Equal traces give equal bytes. Raises TraceError for a place that
+    cannot be written to."""
     about = header(trace, source, licence)
-    told = {"version": VERSION, "units": _UNITS} | about._asdict()
+    told = {"version": VERSION, "units": _UNITS} | about._asdict() | more
     table = pa.table(trace._asdict()).replace_schema_metadata({_KEY: json.dumps(told, sort_keys=True).encode()})
     whole = BytesIO()
     parquet.write_table(table, whole, compression="zstd")

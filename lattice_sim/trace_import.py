@@ -1,4 +1,4 @@
-"""Traces as others publish them: four text formats, read exactly or refused with one clear line, never mended.
+"""Traces as others publish them: four text formats, read exactly or refused with one clear line, never mended; and runs.
 
 | format | is | is read as |
 |---|---|---|
@@ -10,8 +10,8 @@
 **Spread.** Mooncake's clock ticks every 3 s, BurstGPT's every second. Requests that share a time stamp lie between it and the
 next one; they are laid there independently and uniformly, as a Poisson process would, by draws that depend on the row only.
 
-**Failed requests** have no answer that could be replayed: rows of BurstGPT and Chutes with no prompt, no answer or no end are
-left out and counted. In the other formats every row must be a request.
+**Failed requests** have no answer that could be replayed: rows of BurstGPT and Chutes with no prompt, no answer or no end, and
+a run's that were not completed, are left out and counted. In the other formats every row must be a request.
 
 **Prefixes.** A block of Mooncake's stands for its tokens and all before it. What a prompt reuses are its leading blocks that
 came before. Its prefix is the first block that not all requests of the trace begin with, together with those before it.
@@ -29,9 +29,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
+from lattice_core.config import ConfigError, NodePopulation, parse
 from lattice_core.jit import jit
 from lattice_core.streams import ARRIVALS, entity_key, uniform
 from lattice_core.units import MAX_TOKENS, NANO
+from lattice_sim.rundir import load_run
 from lattice_sim.trace import Integers, Trace, TraceError
 
 MOONCAKE_BLOCK_TOK = 512
@@ -59,9 +61,47 @@ class Imported(NamedTuple):
     """Rows of requests that failed, which are left out."""
 
 
+class ImportedRun(NamedTuple):
+    """A run's requests, and what a replay of them would have to have: resources of each population of nodes, by figures."""
+
+    trace: Trace
+    failed: int
+    nodes: list[dict[str, Any]]
+    source: str
+
+
 def import_trace(path: str, format: str) -> Imported:
     """The trace in the text file at `path`, of one of `FORMATS`. A time without a zone is UTC. Raises TraceError."""
     return FORMATS[format].read(path)
+
+
+def import_run(folder: str) -> ImportedRun:
+    """The requests of a run directory that were completed, whoever left it. Raises TraceError."""
+    try:
+        run = load_run(folder)
+        config = parse(json.dumps(run.manifest["config"]), folder)
+    except ConfigError as error:
+        raise TraceError(str(error)) from None
+    if run.manifest["requests"]["every"] != 1:
+        raise TraceError(f"{folder}: must hold all requests; requests.parquet is a sample, of a run of too many")
+    whole = (run.requests["outcome"] == "completed").to_numpy() & (run.requests["output_tok"] > 0).to_numpy()
+    if not whole.any():
+        raise TraceError(f"{folder}: must have a request that was completed; has {len(whole)} that were not")
+    rows = run.requests[whole].sort_values(["arrival_ns", "request"], kind="stable")
+    columns = (rows[name].to_numpy(np.int64) for name in ("arrival_ns", "prompt_tok", "output_tok"))
+    about = run.manifest
+    source = f"run {about['name']}, seed {about['seed']}, engine {about['engine']}, config {about['config_sha256'][:12]}"
+    return ImportedRun(_trace(*columns), int((~whole).sum()), [_resources(nodes) for nodes in config.nodes], source)
+
+
+def _resources(nodes: NodePopulation) -> dict[str, Any]:
+    """What a population of nodes is, with its speed at each model as figures."""
+    speeds = {}
+    for model in nodes.models:
+        speed = nodes.profile(model)
+        speeds[model] = {"a_ns": speed.a_ns, "b_ns": speed.b_ns, "prefill_tok_s": speed.prefill_tok_s}
+    same = {name: getattr(nodes, name) for name in ("name", "count", "slots", "queue", "network_delay_ns", "bond_nlai")}
+    return {**same, "models": speeds}
 
 
 def detect(path: str) -> str:

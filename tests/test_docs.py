@@ -152,10 +152,11 @@ def test_the_architecture_names_every_event_and_command() -> None:
 
 
 def test_the_architecture_names_every_file_of_a_run() -> None:
+    from lattice_live.sqlite import FILE as STORAGE
     from lattice_sim.rundir import DECISIONS, JOURNAL, MANIFEST, REPORT
 
     named = {name for name in QUOTED.findall(section(ARCHITECTURE, "The run directory")) if "." in name}
-    assert named == {*(f"{table}.parquet" for table in TABLES), MANIFEST, REPORT, JOURNAL, DECISIONS}
+    assert named == {*(f"{table}.parquet" for table in TABLES), MANIFEST, REPORT, JOURNAL, DECISIONS, STORAGE}
 
 
 def test_each_invariants_number_stands_in_the_tests_that_check_it() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from lattice_cli.bench.engine import LOAD
 from lattice_core.config.network import Exponents
 from lattice_core.routing import latency_factor, utility
-from lattice_core.state import OFFER_VIEW, WEIGHTS
+from lattice_core.state import OFFER_VIEW, REQUEST_VIEW, WEIGHTS
 from lattice_core.streams import mix, unit
 
 SERVERS = 4
@@ -80,12 +80,12 @@ def event_heap(customers: int) -> tuple[float, float]:
 def four_scores(customers: int) -> tuple[float, None]:
     """A compiled loop that draws four of 1,000 offers for each customer and finds the highest score by `score_sampled`."""
     chance = np.random.default_rng(1)
-    offers, weights = np.zeros(1_000, OFFER_VIEW), np.zeros(1, WEIGHTS)
+    offers, asked, weights = np.zeros(1_000, OFFER_VIEW), np.zeros(1, REQUEST_VIEW), np.zeros(1, WEIGHTS)
     for name in OFFER_VIEW.names or ():
         offers[name] = chance.uniform(0.1, 1.0, len(offers))
     for name, weight in Exponents():
         weights[name] = weight
-    took_s, _ = _timed(_four_scores, customers, offers, weights)
+    took_s, _ = _timed(_four_scores, customers, offers, asked, weights)
     return took_s, None
 
 
@@ -120,14 +120,14 @@ def _event_heap(customers: int, servers: int, load: float) -> float:
 
 
 @numba.njit
-def _four_scores(customers: int, offers: Any, weights: Any) -> float:
+def _four_scores(customers: int, offers: Any, asked: Any, weights: Any) -> float:
     total, words = 0.0, mix(1, 1)
     for customer in range(customers):
         best = 0.0
         for draw in range(4):
             offer = offers[int(unit(mix(words, 4 * customer + draw)) * len(offers))]
             offer.latency = latency_factor(offer.eta_s, KNEE_S)
-            best = max(best, utility(offer, weights[0]))
+            best = max(best, utility(offer, asked[0], weights[0]))
         total += best
     return total
 

@@ -18,6 +18,7 @@ from lattice_core.chain.deployment import deploy
 from lattice_core.chain.gas import load
 from lattice_core.chain.genesis import ROLES, genesis_of, role_key, to_seconds
 from lattice_core.chain.keys import Key, key_of
+from lattice_core.chain.operator import model_id
 from lattice_core.chain.port import Chain, Receipt
 from lattice_core.chain.typed_data import domain
 from lattice_core.chain.vouchers import Signed, Voucher, sign
@@ -44,7 +45,6 @@ from lattice_core.records import Operation
 from lattice_core.settlement import Settlement
 from lattice_core.standing import Standing
 from lattice_core.state import KINDS
-from lattice_core.streams import entity_key
 
 ROWS = 200
 """Registrations or deposits in one transaction."""
@@ -164,6 +164,22 @@ class Bridge:
             facts += self._post_offers(entry, t_ns)
         return facts
 
+    def admit(self, operator: bytes, kind: int, bond_nlai: int) -> int:
+        """Register and bond a node of somebody else's key for it, out of the genesis supply; its id. Raises Reverted."""
+        holder, registry = self._roles["holder"], self.network.nodes
+        receipt = registry.register(holder, [operator], [operator], [kind], [0])
+        (registered,) = registry.logged("NodeRegistered", self._record("register_nodes", 1, receipt).raise_for_revert())
+        node: int = registered["node"]
+        self._record("open_books", 1, self.network.tokenomics.open_books(holder, [node])).raise_for_revert()
+        if bond_nlai:
+            self._record("bond_nodes", 1, registry.bond(holder, [node], [bond_nlai])).raise_for_revert()
+        return node
+
+    def dismiss(self, node: int) -> None:
+        """Have a node leave for good, on a chain that asks for no signatures. Raises Reverted."""
+        registry = self.network.nodes
+        registry.deregister(registry.operator_of(node), node).raise_for_revert()
+
     def reach_end(self, epoch: int) -> None:
         """Let the chain's time reach the end of an epoch, where its time can be set."""
         wait_s = self.epochs.end_s(epoch) - self.chain.block().timestamp_s
@@ -172,11 +188,17 @@ class Bridge:
 
     def settle(self, chunk: Chunk, t_ns: int) -> tuple[Event, Settlement]:
         """Settle a batch and say what came of it. Raises Reverted; `failed` is then the fact for the kernel."""
-        receipt = self.network.tokenomics.settle(self._roles["oracle"], chunk)
-        settled = self.network.settled(chunk, self._record("settle", len(chunk.users), receipt, len(chunk.nodes)))
-        sizes = len(settled.applied), len(settled.skipped), len(chunk.nodes)
-        settlement = Settlement(chunk.epoch, chunk.chunk, *sizes, *settled.debited, *settled.cuts)
-        return BatchConfirmed(t_ns, chunk.epoch, chunk.chunk, tuple(settled.skipped.tolist())), settlement
+        return self._settled(chunk, self.network.tokenomics.settle(self._roles["oracle"], chunk), t_ns)
+
+    def settled(self, chunk: Chunk, t_ns: int) -> tuple[Event, Settlement] | None:
+        """What a node's chain, which may have settled a batch though nobody was told, did with it; None if it has not."""
+        tokenomics = self.network.tokenomics
+        if not tokenomics.is_settled(chunk.nexus, chunk.epoch, chunk.chunk):
+            return None
+        key = [number.to_bytes(32) for number in (chunk.nexus, chunk.epoch, chunk.chunk)]
+        receipt = self.chain.find(tokenomics.address, [tokenomics.abi.events["ChunkSettled"].hash, *key])
+        assert receipt is not None  # it is settled
+        return self._settled(chunk, receipt, t_ns)
 
     def failed(self, chunk: Chunk, t_ns: int) -> Event:
         """The fact that a batch did not go through: for now, or for good once the chain's time has passed its grace."""
@@ -231,9 +253,10 @@ class Bridge:
         return [VoucherCollected(t_ns, epoch, payer, node, *paid)]
 
     def claim(self, node: int) -> bool:
-        """Pay a node's operator what it has earned; whether there was anything to pay."""
-        operator = self._let_send(self._key(self._operators[node]))
-        return self._record("claim", 1, self.network.tokenomics.claim(operator, node)).ok
+        """Pay a node's operator what it has earned; whether there was anything to pay. For others' nodes the holder asks."""
+        own = node in self._operators
+        sender = self._let_send(self._key(self._operators[node])) if own else self._roles["holder"]
+        return self._record("claim", 1, self.network.tokenomics.claim(sender, node)).ok
 
     def drain(self) -> list[Operation]:
         """The transactions since the last call, in order."""
@@ -253,18 +276,26 @@ class Bridge:
             if held != claimed:
                 raise InvariantError(f"INV-1: {contract} holds {held} wei of LAI and records claims of {claimed}")
 
+    def _settled(self, chunk: Chunk, receipt: Receipt, t_ns: int) -> tuple[Event, Settlement]:
+        settled = self.network.settled(chunk, self._record("settle", len(chunk.users), receipt, len(chunk.nodes)))
+        sizes = len(settled.applied), len(settled.skipped), len(chunk.nodes)
+        settlement = Settlement(chunk.epoch, chunk.chunk, *sizes, *settled.debited, *settled.cuts)
+        return BatchConfirmed(t_ns, chunk.epoch, chunk.chunk, tuple(settled.skipped.tolist())), settlement
+
     def _fill_faucet(self, config: Config) -> None:
         """Endow the treasury with the faucet's whole budget."""
         tokenomics, budget_nlai = self.network.tokenomics, config.faucet_budget_nlai
         if budget_nlai:
             tokenomics.endow(self._roles["holder"], budget_nlai).raise_for_revert()
         half_life_s = to_seconds(config.economics.faucet.half_life_ns)
+        if not self.chain.capabilities.sets_time:  # then it shrinks before the founding grants are through
+            budget_nlai += budget_nlai // 1_000
         tokenomics.set_budget(self._roles["owner"], budget_nlai, half_life_s).raise_for_revert()
 
     def _post_offers(self, entry: NodeEntry, t_ns: int) -> list[Event]:
         """One operator's offers. A model's name stands for its weights: not every model has any here."""
         p, count = entry.population, len(entry.population.models)
-        hashes = [identity(entity_key(model, 0)) for model in p.models]
+        hashes = [model_id(model) for model in p.models]
         operator = self._let_send(self._key(entry.key))
         receipt = self.network.nodes.post_offers(
             operator, [entry.node] * count, hashes, [0] * count, [p.price.input_nlai] * count, [p.price.output_nlai] * count

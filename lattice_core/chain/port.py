@@ -150,6 +150,13 @@ class Chain(Protocol):
         """Return to a snapshot of this chain."""
         ...
 
+    def find(self, address: bytes, topics: Sequence[bytes]) -> Receipt | None:
+        """The receipt of the latest transaction in which `address` emitted an event of these topics; None if there is none.
+
+        Raises NotImplementedError on a chain in this process.
+        """
+        ...
+
     def save(self) -> object:
         """All that the chain holds, as plain data. Raises NotImplementedError where a node keeps it."""
         ...

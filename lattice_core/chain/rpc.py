@@ -34,6 +34,9 @@ _MINED_S = 600
 """How long a transaction may wait for its block."""
 
 _PAYMENT_GAS = 100_000
+
+_LOG_BLOCKS = 5_000
+"""Blocks whose logs are asked for at once, as providers have limits. Chosen."""
 _wait = Event().wait  # for a node, never for time that is simulated
 _HALTED = re.compile(r"revert|out of gas|opcode|stack|invalid jump|EVM error", re.IGNORECASE)
 
@@ -68,6 +71,8 @@ class Node:
     def __init__(self, url: str, timeout_s: float, wait: Callable[[float], object]) -> None:
         self._provider = HTTPProvider(url, {"timeout": timeout_s}, exception_retry_configuration=None)
         self._wait = wait
+        self.was_away = False
+        """Whether an answer did not come, so that it may be another process that answers now."""
         parts = urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.hostname}" + (
             f":{parts.port}" if parts.port else ""
@@ -82,6 +87,7 @@ class Node:
             try:
                 return self._once(method, params)
             except _Interrupted as interruption:
+                self.was_away = True
                 if pause_s is None:
                     raise ConnectionLost(
                         f"the node at {self._origin} is away: {interruption}, {len(_PAUSES_S) + 1} times"
@@ -134,8 +140,8 @@ class Rpc:
         self.chain_id = _int(self._node.ask("eth_chainId"))
         anvil = str(self._node.ask("web3_clientVersion")).startswith("anvil/")
         self.capabilities = Capabilities(name="rpc", exact_gas=True, snapshots=anvil, sets_time=anvil)
-        if anvil:
-            self._node.ask("anvil_setBlockTimestampInterval", 0)
+        self._node.was_away = anvil
+        self._hold_time()
         self._is_free = _int(self._latest()["baseFeePerGas"]) == 0
         self._keys: dict[bytes, Key] = {}
         self._nonces: dict[bytes, int] = {}
@@ -188,6 +194,7 @@ class Rpc:
     def advance_block(self, dt_s: int, n: int = 1) -> Block:
         """Raises NotImplementedError on a node that keeps its own time."""
         self._require("sets_time", "time")
+        self._hold_time()
         latest = self._latest()
         number, time_s = _int(latest["number"]), _int(latest["timestamp"])
         for _ in range(n):
@@ -236,9 +243,28 @@ class Rpc:
     def storage(self, address: bytes, slot: int) -> int:
         return _int(self._node.ask("eth_getStorageAt", _hex(address), hex(slot), "latest"))
 
+    def find(self, address: bytes, topics: Sequence[bytes]) -> Receipt | None:
+        """The receipt of the latest transaction that made `address` emit an event of these topics; None if there is none."""
+        end = _int(self._node.ask("eth_blockNumber"))
+        while end >= 0:
+            start = max(0, end - _LOG_BLOCKS + 1)
+            span = {"fromBlock": hex(start), "toBlock": hex(end)}
+            asked = {"address": _hex(address), "topics": [_hex(topic) for topic in topics], **span}
+            if logs := self._node.ask("eth_getLogs", asked):
+                return _told(self._node.await_result("eth_getTransactionReceipt", logs[-1]["transactionHash"]), b"")
+            end = start - 1
+        return None
+
     def _require(self, capability: str, what: str) -> None:
         if not getattr(self.capabilities, capability):
             raise NotImplementedError(f"this node keeps its own {what}; anvil lets it be set")
+
+    def _hold_time(self) -> None:
+        """Keep anvil to the time that we give it, also once it has been started anew."""
+        if self._node.was_away and self.capabilities.sets_time:
+            self._node.was_away = False
+            self._node.ask("evm_setTime", _int(self._latest()["timestamp"]))
+            self._node.ask("anvil_setBlockTimestampInterval", 0)
 
     def _latest(self) -> Any:
         return self._node.ask("eth_getBlockByNumber", "latest", False)
@@ -260,6 +286,7 @@ class Rpc:
         The nonce is counted here once the node has the transaction. So whoever repeats one that ended in ConnectionLost repeats
         its hash, too. A nonce that somebody else used is never replaced: what was lost may yet be in a block.
         """
+        self._hold_time()
         sender = transaction.sender
         key = self._keys.get(sender)
         if key is None:
@@ -285,17 +312,7 @@ class Rpc:
         """What became of a transaction, once it is in a block. A node does not tell what a successful one returned."""
         told = self._node.await_result("eth_getTransactionReceipt", name)
         ok = _int(told["status"]) == 1
-        contract = told["contractAddress"]
-        return Receipt(
-            ok=ok,
-            gas_used=_int(told["gasUsed"]),
-            output=b"" if ok else self._revert_data(transaction, name, _int(told["blockNumber"])),
-            logs=tuple(
-                Log(_bytes(log["address"]), tuple(_bytes(topic) for topic in log["topics"]), _bytes(log["data"]))
-                for log in told["logs"]
-            ),
-            contract=_bytes(contract) if ok and contract else None,
-        )
+        return _told(told, b"" if ok else self._revert_data(transaction, name, _int(told["blockNumber"])))
 
     def _revert_data(self, transaction: Transaction, name: str, number: int) -> bytes:
         """From the node's trace, or else by executing the transaction again on the state before its block."""
@@ -329,6 +346,21 @@ def _signed(transaction: Transaction, key: Key, chain_id: int, nonce: int, tip_w
     r, s, parity = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64]), signature[64] - 27
     encoded: bytes = rlp.encode([*fields, parity, r, s])
     return b"\x02" + encoded
+
+
+def _told(told: Any, output: bytes) -> Receipt:
+    """A receipt as the node tells it."""
+    ok, contract = _int(told["status"]) == 1, told["contractAddress"]
+    return Receipt(
+        ok=ok,
+        gas_used=_int(told["gasUsed"]),
+        output=output,
+        logs=tuple(
+            Log(_bytes(log["address"]), tuple(_bytes(topic) for topic in log["topics"]), _bytes(log["data"]))
+            for log in told["logs"]
+        ),
+        contract=_bytes(contract) if ok and contract else None,
+    )
 
 
 def _hex(data: bytes) -> str:

@@ -695,6 +695,8 @@ class Routing(Section):
     """Results below which an offer counts as under-observed."""
     retries: Annotated[int, Field(ge=0, le=16)] = 2
     """Attempts after the first that the Nexus makes at other nodes."""
+    resume: bool = True
+    """Whether another node goes on with an answer that has begun; else a failure after the first token ends the request."""
     newcomer_cap: Annotated[float, Field(ge=0, le=1e6)] = 8.0
     """c0: a node may have c0·(1 + audits passed/newcomer_verified) requests in flight; 0 for no cap."""
     newcomer_verified: Annotated[float, Field(gt=0, le=1e9)] = 50.0
@@ -769,6 +771,17 @@ class Sim(Section):
     """Hour of day at t = 0."""
 
 
+class Timeouts(Section):
+    """How long the Nexus waits for a node before it asks another; a request's whole time is its deadline."""
+
+    connect_ns: Duration = 2 * NANO
+    """For a connection."""
+    first_token_ns: Duration = 30 * NANO
+    """From there to the first token: ample for a full queue before a small model. Chosen."""
+    idle_ns: Duration = 30 * NANO
+    """For anything more of an answer that has begun."""
+
+
 class Live(Section):
     """What only live mode reads."""
 
@@ -776,6 +789,11 @@ class Live(Section):
     """Address and port; port 0 takes a free one."""
     launch: Annotated[dict[Name, Annotated[int, Field(ge=0, le=10_000)]], InOrder] = {}
     """Node processes to start, by population."""
+    timeouts: Timeouts = Timeouts()
+    max_open: Annotated[int, Field(ge=1, le=1_000_000)] = 1_024
+    """Requests under way at once; more are told to come back."""
+    tls: bool = False
+    """Whether the Nexus has a certificate and nodes show it theirs; without, nodes must be on this machine."""
 
 
 class Config(Section):

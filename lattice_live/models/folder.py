@@ -26,7 +26,7 @@ TOKENISER = "tokenizer.json"
 FILES = (GRAPH, DATA, TOKENISER)
 MAX_MANIFEST_BYTES = 1 << 20
 
-CONVERTER = "lattice-1"
+CONVERTER = "lattice-2"
 """Part of every model hash: a change that gives other weights or another graph from the same source gives it a new name."""
 
 _SHOWN = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocabulary", "context")

@@ -67,7 +67,6 @@ class _Decoder:
         self._type = TensorProto.FLOAT16 if self._half else TensorProto.FLOAT
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: list[onnx.TensorProto] = []
-        self._sums: dict[str, str] = {}
 
     def model(self, all_logits: bool) -> onnx.ModelProto:
         a = self._architecture
@@ -85,7 +84,9 @@ class _Decoder:
                        num_heads=a.heads, kv_num_heads=a.kv_heads, do_rotary=1, scale=a.head_dim**-0.5)  # fmt: skip
             mixed = self._linear(attended, f"blk.{i}.attn_output")
             seen, residual = self._add_and_normalise(residual, mixed, f"blk.{i}.ffn_norm.weight")
-            gate, up = self._linear(seen, f"blk.{i}.ffn_gate"), self._linear(seen, f"blk.{i}.ffn_up")
+            gate, up = f"gate.{i}", f"up.{i}"
+            both = self._linear(seen, f"blk.{i}.ffn_gate", f"blk.{i}.ffn_up")
+            self._node("Split", [both], [gate, up], axis=-1, num_outputs=2)
             opened = self._op("QuickGelu", gate, alpha=1.0)  # with α = 1 it is SiLU
             read = self._linear(self._op("Mul", opened, up), f"blk.{i}.ffn_down")
             after = f"blk.{i + 1}.attn_norm.weight" if i + 1 < a.layers else "output_norm.weight"
@@ -164,7 +165,7 @@ class _Decoder:
     def _linear(self, x: str, *names: str) -> str:
         """`x` times each of the matrices NAME.weight, side by side."""
         tensors = [self._weights[f"{name}.weight"] for name in names]
-        title = "_".join(names)
+        title = "+".join(names)
         if self._variant in ("fp32", "fp16"):
             matrix = np.concatenate([self._narrow(tensor.floats()) for tensor in tensors])
             return self._op("MatMul", x, self._stored(title, matrix.T))
@@ -175,7 +176,7 @@ class _Decoder:
         biases = [self._weights[f"{name}.bias"].floats() for name in names if f"{name}.bias" in self._weights]
         if not biases:
             return y
-        return self._op("Add", y, self._stored("_".join(names) + ".bias", self._narrow(np.concatenate(biases))))
+        return self._op("Add", y, self._stored("+".join(names) + ".bias", self._narrow(np.concatenate(biases))))
 
     def _quantised(self, x: str, title: str, matrices: Sequence[Blocks]) -> str:
         matrix = joined(matrices)
@@ -190,19 +191,14 @@ class _Decoder:
         if matrix.offsets is None:
             return y
         # Σ x·(scale·(code − zero) + offset): the offset of a block multiplies the sum of its inputs.
-        offset = self._op("MatMul", self._block_sums(x, count), self._stored(f"{title}.offsets", matrix.offsets.T))
+        grouped = self._op("Reshape", x, self._integers(0, 0, count, BLOCK))
+        sums = self._op("ReduceSum", grouped, self._integers(-1), keepdims=0)
+        offset = self._op("MatMul", sums, self._stored(f"{title}.offsets", matrix.offsets.T))
         return self._op("Add", y, offset)
 
     def _multiplied(self, x: str, *matrix: str, bits: int, outputs: int, inputs: int) -> str:
         sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK}
         return self._op("MatMulNBits", x, *matrix, **sizes, accuracy_level=_WHOLE_NUMBERS)
-
-    def _block_sums(self, x: str, count: int) -> str:
-        """The sum of each block of BLOCK numbers of `x`, [B, S, count]; made once for all that multiply `x`."""
-        if x not in self._sums:
-            apart = self._op("Reshape", x, self._integers(0, 0, count, BLOCK))
-            self._sums[x] = self._op("ReduceSum", apart, self._integers(-1), keepdims=0)
-        return self._sums[x]
 
     def _add_and_normalise(self, residual: str, change: str, norm: str) -> tuple[str, str]:
         """The sum, normalised, and the sum itself."""

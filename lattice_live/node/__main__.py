@@ -32,6 +32,7 @@ from lattice_live.node import tls
 from lattice_live.node.engine import Engine
 from lattice_live.node.identity import new_key, open_key
 from lattice_live.node.metrics import Metrics
+from lattice_live.node.purse import Purse, purse_of
 from lattice_live.node.server import STALLED_S, Node, application
 from lattice_live.node.worker import EngineError, Worker
 
@@ -99,7 +100,8 @@ def _serve(arguments: argparse.Namespace, folders: dict[str, ModelFolder]) -> No
         raise OSError(f"cannot listen on {arguments.host}:{arguments.port}: {error}") from None
     port = listener.getsockname()[1]
     url = arguments.url or f"{'https' if context else 'http'}://{arguments.host}:{port}"
-    node = Node(key, url, workers, prompts, metrics)
+    purse = Purse(purse_of(arguments.key)) if arguments.key else None
+    node = Node(key, url, workers, prompts, metrics, purse)
     config = uvicorn.Config(
         application(node),
         lifespan="off",

@@ -9,6 +9,7 @@ real node gets an answer for another URL.
 import os
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from coincurve import PrivateKey
 
 from lattice_core.chain.keys import Key, recover
 from lattice_core.chain.typed_data import digest, domain
+
+_domain = lru_cache(16)(domain)
 
 JOIN = "Join(uint16 nexus,uint32 node,bytes32 nonce,bytes32 url,bytes32 models)"
 
@@ -36,7 +39,7 @@ class Terms(NamedTuple):
     @property
     def domain(self) -> bytes:
         """Separates what is signed for this registry from all else (EIP-712)."""
-        return domain(self.chain_id, self.registry)
+        return _domain(self.chain_id, self.registry)
 
 
 class Joining(NamedTuple):
@@ -82,7 +85,13 @@ def check(message: bytes, signature: bytes, owner: bytes) -> None:
 
 def _join_digest(terms: Terms, nonce: bytes, url: str, models: Mapping[str, str]) -> bytes:
     served = "".join(f"{name}\n{models[name]}\n" for name in sorted(models))
-    values = [terms.nexus, terms.node, nonce, sha256(url.encode()).digest(), sha256(served.encode()).digest()]
+    values: list[int | bytes] = [
+        terms.nexus,
+        terms.node,
+        nonce,
+        sha256(url.encode()).digest(),
+        sha256(served.encode()).digest(),
+    ]
     return digest(terms.domain, JOIN, values)
 
 

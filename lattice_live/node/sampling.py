@@ -52,7 +52,7 @@ class Sampling(NamedTuple):
             "top_k": (0 <= self.top_k < 2**31, f"from 0 to {2**31 - 1}"),
             "top_p": (0.0 < self.top_p <= 1.0, "above 0, up to 1"),
             "min_p": (0.0 <= self.min_p <= 1.0, "from 0 to 1"),
-            "repetition_penalty": (0.0 < self.repetition_penalty < math.inf, "a finite number above 0"),
+            "repetition_penalty": (0.01 <= self.repetition_penalty <= 10.0, "a number from 0.01 to 10"),
             "seed": (0 <= self.seed < 2**63, f"from 0 to {2**63 - 1}"),
             "top_logprobs": (0 <= (self.top_logprobs or 0) <= MAX_TOP_LOGPROBS, f"none, or from 0 to {MAX_TOP_LOGPROBS}"),
         }

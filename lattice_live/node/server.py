@@ -6,6 +6,7 @@
     POST /v1/cancel        {"leg"} → {"cancelled": true}: its stream ends with reason "cancelled"
     POST /v1/join          {"nexus", "node", "chain_id", "registry": hex, "nonce": hex}
                            → {"address": hex, "url", "models": {name: hash}, "signature": hex}; without it no prompt is taken
+    POST /v1/vouchers      {"tokenomics", "promises": […]} → {"kept"}: what payers have signed for, kept before the reply
     POST /v1/drain         → {"draining": true, "in_flight", "queued"}: nothing more is taken, what is taken is served
     GET  /v1/probe         a short prompt to each model, served like any other → {"ok": true, "joined", "latency_s": {name: s}}
     GET  /v1/capabilities  who this is, what it serves, how fast it was when it started, how busy it is now
@@ -14,8 +15,8 @@
 The headers of an answer say that it was taken. An end mark that the model draws is delivered and counted like any token. A
 stream without its `done` line has failed; if the engine did, its last line is an error. A client that leaves frees its place at
 once, one that takes nothing for STALLED_S is left. Every refusal is {"error": {"code": HTTP status, "message"}}: 400 malformed,
-404 unknown model or leg, 409 not joined or leg under way, 413 too large, 429 queue full, 500 engine failed, 503 draining. A
-probe's latency includes its wait in the queue. Without TLS whoever reaches the node is taken for its Nexus.
+404 unknown model or leg, 409 not joined, leg under way or wrong voucher, 413 too large, 429 queue full, 500 engine failed,
+503 draining. A probe's latency includes its wait in the queue. Without TLS whoever reaches the node is taken for its Nexus.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ from lattice_core.units import MAX_TOKENS
 from lattice_live.node.engine import Token
 from lattice_live.node.identity import Terms, join
 from lattice_live.node.metrics import MEDIA_TYPE, Metrics
+from lattice_live.node.purse import Handed, Purse, PurseError
 from lattice_live.node.receipts import RECEIPT_S, Book, Leg
 from lattice_live.node.sampling import Sampling
 from lattice_live.node.worker import EngineError, QueueFullError, Stream, UnavailableError, Worker
@@ -116,12 +118,19 @@ class Node:
     """Several models under one key. `url` is where the Nexus reaches it; `prompts` are short ones to probe each model with."""
 
     def __init__(
-        self, key: Key, url: str, workers: Sequence[Worker], prompts: Mapping[str, Sequence[int]], metrics: Metrics
+        self,
+        key: Key,
+        url: str,
+        workers: Sequence[Worker],
+        prompts: Mapping[str, Sequence[int]],
+        metrics: Metrics,
+        purse: Purse | None = None,
     ) -> None:
         self.key = key
         self.url = url
         self.workers = {worker.name: worker for worker in workers}
         self.metrics = metrics
+        self.purse = purse
         self.terms: Terms | None = None  # those of the Nexus it has joined
         self.legs: dict[int, Stream] = {}
         self._prompts = prompts
@@ -238,6 +247,15 @@ def application(node: Node) -> Starlette:
     async def joined(request: Request) -> JSONResponse:
         return JSONResponse(node.join(await _read(request, Invitation)))
 
+    async def vouchers(request: Request) -> JSONResponse:
+        handed = await _read(request, Handed)
+        if node.terms is None or node.purse is None:
+            raise HTTPException(409, "this node has joined no Nexus, or keeps no key")
+        try:
+            return JSONResponse({"kept": node.purse.take(handed, node.terms)})
+        except PurseError as error:
+            raise HTTPException(409, str(error)) from None
+
     async def drain(request: Request) -> JSONResponse:
         return JSONResponse(node.drain())
 
@@ -256,6 +274,7 @@ def application(node: Node) -> Starlette:
         Route("/v1/submit", Submit(node), methods=["POST"]),
         Route("/v1/cancel", cancel, methods=["POST"]),
         Route("/v1/join", joined, methods=["POST"]),
+        Route("/v1/vouchers", vouchers, methods=["POST"]),
         Route("/v1/drain", drain, methods=["POST"]),
         Route("/v1/probe", probe),
         Route("/v1/capabilities", capabilities),
@@ -354,7 +373,7 @@ def _line(token: Token) -> dict[str, Any]:
     return line
 
 
-async def _read[T: _Body](request: Request, kind: type[T]) -> T:
+async def _read[T: BaseModel](request: Request, kind: type[T]) -> T:
     """The body of a request. Raises HTTPException."""
     body = bytearray()
     async for chunk in request.stream():

@@ -607,6 +607,8 @@ def accepts(part: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
             below = part.get("maximum", math.inf), part.get("exclusiveMaximum", math.inf)
             right = isinstance(value, kind) and not isinstance(value, bool)
             return right and above[0] <= value <= below[0] and above[1] < value < below[1]
+        case "boolean":
+            return isinstance(value, bool)
         case "null":
             return value is None
     raise AssertionError(part)
@@ -635,6 +637,8 @@ def test_the_assumptions_page_lists_every_default_as_it_is_with_a_source_and_no_
     def shown(value: object) -> str:
         if value == [1.0] * 24:
             return "24 equal weights"
+        if isinstance(value, bool):
+            return str(value).lower()
         return f"{value:g}" if isinstance(value, int | float) else str(value)
 
     assert {key: default for key, default, _ in rows} == {key: shown(value) for key, value in defaults(schema(), schema())}

@@ -39,6 +39,7 @@ from lattice_core.routing import latency_factor
 from lattice_core.state import (
     BAD_ANSWER,
     CLOSED,
+    CLUSTER,
     HALF_OPEN,
     NODE_LOST,
     NODE_REFUSED,
@@ -304,15 +305,103 @@ def test_a_request_is_tried_again_elsewhere_before_its_first_token() -> None:
     assert (OUTCOMES[status.outcome], REASONS[status.reason], status.fee_nlai) == ("failed", "node_lost", 0)
 
 
-def test_after_the_first_token_a_failure_is_final_and_what_was_receipted_is_paid() -> None:
+def test_after_the_first_token_another_node_goes_on_behind_what_has_reached_the_user() -> None:
     town = Town()
     town.user()
     town.nodes(4)
-    sent = town.sent(prompt=100)
-    town.handle(FirstToken(town.t_ns, sent.leg))
-    town.handle(Progress(town.t_ns, sent.leg, 16))
-    status = only(Status, town.fail(sent.leg, BAD_ANSWER))
-    assert (REASONS[status.reason], status.output_tok, status.fee_nlai) == ("bad_answer", 16, 36_000)
+    first = town.sent(prompt=100, most=200)
+    town.t_ns += NANO
+    town.handle(FirstToken(town.t_ns, first.leg))
+    town.handle(Progress(town.t_ns, first.leg, 16))
+    second = only(Dispatch, town.fail(first.leg, BAD_ANSWER, sent=21))
+    assert second.node != first.node
+    assert (second.request, second.from_tok, second.quote_nlai) == (first.request, 21, 179_000), "the prompt is paid"
+    third = only(Dispatch, town.fail(second.leg, NODE_REFUSED, sent=3))
+    assert third.from_tok == 21, "what has reached the user does not go back"
+    town.t_ns += NANO
+    status = town.answer(third.leg, 50)
+    assert (OUTCOMES[status.outcome], status.node, status.output_tok) == ("completed", third.node, 50)
+    assert status.fee_nlai == 20_000 + 16_000 + 29_000, "of what was sent and not receipted, nothing"
+    assert (status.sent_ns, status.first_token_ns) == (0, NANO), "the user has waited for the first node"
+    assert town.rows("nodes")["output_tok"].sum() == 16 + 29
+
+
+def test_an_answer_that_has_reached_the_user_as_far_as_it_may_go_is_complete_whatever_its_node_does() -> None:
+    town = Town()
+    town.user()
+    town.nodes(4)
+    sent = town.sent(prompt=100, most=200)
+    town.handle(Progress(town.t_ns, sent.leg, 192))
+    status = only(Status, town.fail(sent.leg, sent=10**9))
+    assert (OUTCOMES[status.outcome], REASONS[status.reason], status.output_tok) == ("completed", "", 200)
+    assert status.fee_nlai == 20_000 + 192_000
+    assert town.rows("nodes")["legs_lost"].sum() == 1
+
+
+@pytest.mark.parametrize(("progress", "sent"), [([16], 0), ([], 7)], ids=["receipted", "only sent"])
+def test_without_resume_a_failure_after_the_first_token_is_final_and_what_was_receipted_is_paid(
+    progress: list[int], sent: int
+) -> None:
+    town = Town({"routing.resume": False})
+    town.user()
+    town.nodes(4)
+    leg = town.sent(prompt=100).leg
+    for upto_tok in progress:
+        town.handle(Progress(town.t_ns, leg, upto_tok))
+    status = only(Status, town.fail(leg, BAD_ANSWER, sent))
+    assert (REASONS[status.reason], status.output_tok) == ("bad_answer", max(*progress, sent, 0))
+    assert status.fee_nlai == (36_000 if progress else 0)
+
+
+def test_failures_count_before_and_after_the_first_token_alike() -> None:
+    town = Town({"routing.retries": 2, "routing.policy": "random"})
+    town.user()
+    town.nodes(6)
+    leg = town.sent(prompt=100, most=200).leg
+    for upto_tok in (0, 32):
+        town.handle(Progress(town.t_ns, leg, upto_tok))
+        leg = only(Dispatch, town.fail(leg)).leg
+    town.handle(Progress(town.t_ns, leg, 48))
+    status = only(Status, town.fail(leg))
+    assert (OUTCOMES[status.outcome], REASONS[status.reason]) == ("failed", "node_lost")
+    assert (status.output_tok, status.fee_nlai) == (48, 20_000 + 48_000)
+
+
+def test_whoever_goes_on_with_an_answer_is_chosen_by_what_it_must_read_and_may_still_write() -> None:
+    towns = [Town({"routing.policy": "argmax"}) for _ in range(2)]
+    for town in towns:
+        town.user()
+        town.nodes(3)
+    resumed, long = towns
+    leg = resumed.sent(prompt=100, most=1000).leg
+    resumed.handle(Progress(resumed.t_ns, leg, 900))
+    second = only(Dispatch, resumed.fail(leg))
+    long.ask(prompt=1000, most=100)
+    behind = {factor.node: factor.seen for factor in resumed.nexus.explain(1) if factor.leg == 1 and factor.seen}
+    afresh = {factor.node: factor.seen for factor in long.nexus.explain(1)}
+    assert second.node in behind
+    for node, seen in behind.items():
+        assert seen["eta_s"] == afresh[node]["eta_s"]
+    resumed.handle(FirstToken(resumed.t_ns + 2 * NANO, second.leg))
+    offers = resumed.rows("offers")
+    assert offers["ttft_s"][second.offer] == pytest.approx(1.0), "2 s, less a second for 1,000 tokens"
+
+
+def test_a_part_of_a_request_goes_on_elsewhere_within_the_reservation_of_the_whole() -> None:
+    town = Town()
+    town.user()
+    town.node(0)
+    for node in (1, 2):
+        town.node(node, model=FACTS, price=(0.1, 0.1))
+    town.ask(prompt=100, most=200, held=True, max_fee_nlai=230_000)
+    root = town.requests
+    part = town.sent(model=FACTS, prompt=50, most=60, parent=root)
+    town.handle(Progress(town.t_ns, part.leg, 20))
+    rest = only(Dispatch, town.fail(part.leg))
+    assert (rest.from_tok, rest.quote_nlai) == (20, 4_000)
+    assert town.answer(rest.leg, 30).fee_nlai == 5_000 + 3_000
+    assert town.row("accounts")["held_nlai"] == 230_000 - 8_000
+    assert only(Status, town.handle(CancelRequest(town.t_ns, root))).fee_nlai == 8_000
 
 
 def test_a_failed_request_that_nobody_else_may_serve_says_how_it_failed() -> None:
@@ -452,6 +541,40 @@ def test_a_node_that_answers_no_probe_leaves_routing_and_returns_when_it_answers
     assert ten_minutes(answers=True) == {0, 1}
     assert breaker(town, silent) == CLOSED
     assert town.row("nodes", silent)["probes_ok"] < town.row("nodes", silent)["probes"]
+
+
+def test_strangers_find_room_beside_the_nodes_of_the_config_and_may_leave_and_come_back() -> None:
+    """Of either model, in a cluster or outside, while requests are under way: each group serves with whoever is there."""
+    town = Town({"routing.policy": "round_robin"})
+    town.user()
+    town.user(1, cluster=1)
+    town.node()
+    under_way = town.sent(nodes=0)
+    for node in range(1, 61):
+        town.node(node, model=FACTS if node % 3 == 0 else CHAT, cluster=int(node % 3 == 2))
+    groups = {"chat": {0, *range(1, 61, 3)}, "facts": {*range(3, 61, 3)}, "clinic": {*range(2, 61, 3)}}
+    asked = {
+        "chat": {},
+        "facts": {"model": FACTS, "prompt": 20, "most": 30},
+        "clinic": {"account": 1, "privacy": CLUSTER, "cluster": 1},
+    }
+
+    def everyone_but(gone: set[int]) -> None:
+        for group, nodes in groups.items():
+            sent = [town.sent(**asked[group]) for _ in nodes - gone]
+            assert {one.node for one in sent} == nodes - gone
+            for one in sent:
+                town.answer(one.leg, 10, first_s=0, rest_s=0)
+
+    town.answer(under_way.leg, 10, first_s=0, rest_s=0)
+    everyone_but(set())
+    gone = {*range(1, 61, 7)}
+    for node in gone:
+        town.handle(NodeDown(town.t_ns, node))
+    everyone_but(gone)
+    for node in gone:
+        town.handle(NodeUp(town.t_ns, node))
+    everyone_but(set())
 
 
 def test_a_node_that_goes_finishes_what_it_has_and_takes_no_more() -> None:

@@ -17,7 +17,7 @@ from lattice_core.events import Arrive, CancelRequest, Dispatch, NodeDown, NodeU
 from lattice_core.nexus import Nexus
 from lattice_core.reputation import BLOCK, decay_at, observe_outcome, reliability_of
 from lattice_core.routing import BUILTIN, PolicyError, load_policy, policy, power
-from lattice_core.state import DECISIONS, OFFER_VIEW, REQUEST_VIEW, SAMPLINGS, WEIGHTS
+from lattice_core.state import DECISIONS, OFFER_VIEW, PREFERENCES, REQUEST_VIEW, SAMPLINGS, WEIGHTS
 from lattice_core.units import NANO
 from tests.core import own_policy
 from tests.invariants.town import Town, config, only
@@ -79,6 +79,37 @@ def test_a_policy_that_compares_takes_the_best_of_those_it_is_asked_about(name: 
         assert len(factors) == (8 if BUILTIN[name][1].get("sampling") == "all" else 2)
         (best,) = (factor for factor in factors if factor.chosen)
         assert key(best.seen) == pytest.approx(max(key(factor.seen) for factor in factors), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "factor"),
+    [
+        ("balanced", lambda seen: 1),
+        ("cheap", lambda seen: seen["price"] ** 2),
+        ("fast", lambda seen: seen["latency"] ** 2),
+        ("best", lambda seen: seen["quality"] ** 4),
+    ],
+)
+def test_what_a_user_would_rather_have_is_one_more_factor_of_u(prefer: str, factor: Any) -> None:
+    towns = [crowd(name) for name in ("score_sampled", "argmax", "score_all")]
+    for town in towns:
+        for _ in range(10):
+            town.sent(prefer=PREFERENCES.index(prefer))
+            for found in town.nexus.explain(town.requests):
+                seen = found.seen
+                u = seen["quality"] ** 2 * seen["reliability"] ** 4 * seen["latency"] * seen["price"] * seen["bond"] ** 0.25
+                score = math.log(seen["noise"]) / found.score if town is towns[2] else found.score
+                assert score == pytest.approx(u * factor(seen), rel=1e-9)
+
+
+def test_who_wants_it_cheap_gets_the_cheap_node_and_who_wants_it_fast_the_fast_one() -> None:
+    town = Town({**QUIET, "routing.policy": "argmax", "reputation.history": 1_000})
+    town.user()
+    town.node(0, price=(0.1, 0.6), slots=1, queue=100)
+    town.node(1, price=(0.2, 1.0), slots=20)
+    for _ in range(3):
+        assert town.sent(max_fee_nlai=150_000).node == 0
+    assert [chosen(town, 1, prefer=PREFERENCES.index(name)) for name in ("cheap", "fast")] == [[0], [1]]
 
 
 def test_round_robin_takes_each_in_turn_and_passes_over_those_that_may_not_serve() -> None:

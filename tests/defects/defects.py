@@ -15,6 +15,7 @@ class Defect(NamedTuple):
 
 EQUALITY = "tests/sim/test_engine_equality.py::test_inv_6_both_engines_leave_the_same_state_to_the_bit"
 KERNEL = "tests/invariants/test_kernel_invariants.py"
+RELAY = f"{KERNEL}::test_inv_11_an_answer_of_several_nodes_pays_each_for_its_own_receipted_tokens_and_the_prompt_once"
 SHADOWS = "tests/chain/test_shadows.py"
 
 DEFECTS = [
@@ -86,6 +87,13 @@ DEFECTS = [
         file="lattice_sim/loop.py",
         find="account_at(S, ask.account).key, ask.arrival_ns)",
         replace="account_at(S, ask.account).key, core.now_ns)",
+        test=EQUALITY,
+    ),
+    Defect(
+        invariant="INV-6",
+        file="lattice_sim/loop.py",
+        find="ask.prompt_tok + ask.from_tok, left_tok",
+        replace="ask.prompt_tok, left_tok",
         test=EQUALITY,
     ),
     Defect(
@@ -182,9 +190,30 @@ DEFECTS = [
     Defect(
         invariant="INV-11",
         file="lattice_core/requests.py",
-        find="r.prompt_tok, delivered) if delivered > 0 else 0",
-        replace="r.prompt_tok, r.max_tok)",
+        find="r.unpaid_tok, delivered) if delivered > 0 else 0",
+        replace="r.unpaid_tok, r.max_tok)",
         test=f"{KERNEL}::test_inv_11_a_user_pays_for_receipted_tokens_and_never_more_than_was_reserved",
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_core/requests.py",
+        find="        r.unpaid_tok = 0\n",
+        replace="        pass\n",
+        test=RELAY,
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_core/requests.py",
+        find="    delivered = le.to_tok - le.from_tok\n",
+        replace="    delivered = le.to_tok\n",
+        test=RELAY,
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_core/requests.py",
+        find="    r.from_tok = max(r.from_tok, min(sent_tok, r.max_tok))\n",
+        replace="    r.from_tok = max(r.from_tok, sent_tok)\n",
+        test="tests/invariants/test_kernel_machine.py",
     ),
     Defect(
         invariant="INV-10",
@@ -213,6 +242,13 @@ DEFECTS = [
         find=" or (r.privacy == LOCAL and n.owner != r.account)",
         replace="",
         test=f"{KERNEL}::test_inv_13_a_local_request_runs_on_its_owners_nodes_only",
+    ),
+    Defect(
+        invariant="INV-13",
+        file="lattice_core/routing.py",
+        find="        return NOT_LISTED\n",
+        replace="        pass\n",
+        test=f"{KERNEL}::test_inv_13_who_is_not_on_the_list_or_on_the_wrong_one_does_not_serve",
     ),
     Defect(
         invariant="INV-14",

@@ -23,6 +23,8 @@ from lattice_core.events import (
     Complete,
     Dispatch,
     Event,
+    Fail,
+    NodesListed,
     NodeUp,
     Probe,
     Probed,
@@ -34,7 +36,7 @@ from lattice_core.events import (
     VoucherCollected,
 )
 from lattice_core.journal import read
-from lattice_core.nexus import Nexus
+from lattice_core.nexus import MAX_ROWS, Nexus
 from lattice_core.routing import SIGNAL_AGE_S
 from lattice_core.state import CLUSTER, LOCAL, OFFER_VIEW, REASONS, REQUEST, REQUEST_VIEW, WEIGHTS
 from lattice_core.units import NANO, to_nlai
@@ -147,7 +149,7 @@ def test_inv_3_time_has_an_end_and_the_kernel_outlives_it() -> None:
 def test_inv_4_no_policy_and_no_table_knows_how_long_an_answer_will_be() -> None:
     seen = {name for view in (REQUEST, REQUEST_VIEW, OFFER_VIEW, WEIGHTS) for name in view.names or ()} | set(Arrive._fields)
     tokens = {name for name in seen if "tok" in name and name != "first_token_ns"}
-    assert tokens == {"prompt_tok", "max_tok", "expected_tok"}
+    assert tokens == {"prompt_tok", "unpaid_tok", "max_tok", "from_tok", "expected_tok"}
     assert not [name for name in seen if re.search("output|answer|length|true|future|actual", name)]
 
 
@@ -177,6 +179,7 @@ def day(town: Town, most: int = 100) -> list[Event]:
     town.nodes(6)
     town.node(6, model=FACTS)
     town.node(7, cluster=1, owner=1)
+    town.handle(NodesListed(town.t_ns, 1, False, (1, 3)))
     for i in range(40):
         town.wait(7)
         match i % 5:
@@ -188,7 +191,9 @@ def day(town: Town, most: int = 100) -> list[Event]:
             case 1:
                 town.ask(account=1, privacy=CLUSTER, cluster=1, most=most)
             case 2:
-                town.fail(town.sent().leg)
+                sent = town.sent(prefer=i // 5 % 4, nodes=1)
+                town.handle(Progress(town.t_ns, sent.leg, 16 * (i % 3)))
+                town.fail(sent.leg, sent=i)
             case 3:
                 town.answer(town.sent(deadline_ns=town.t_ns + 60 * NANO).leg, 50 + i)
                 town.handle(Audited(town.t_ns, i % 8, i % 3 > 0, 1.0))
@@ -246,7 +251,13 @@ def test_inv_7_one_altered_event_is_noticed(history: tuple[Town, list[Event]]) -
     town, events = history
     asked = next(i for i, event in enumerate(events) if isinstance(event, Arrive))
     told = next(i for i, event in enumerate(events) if isinstance(event, Complete))
-    for at, altered in ((asked, {"max_tok": 199}), (told, {"output_tok": 49}), (told, {"t_ns": events[told].t_ns + 1})):
+    lost = next(i for i, event in enumerate(events) if isinstance(event, Fail))
+    for at, altered in (
+        (asked, {"max_tok": 199}),
+        (told, {"output_tok": 49}),
+        (told, {"t_ns": events[told].t_ns + 1}),
+        (lost, {"sent_tok": 100}),
+    ):
         events_then = [*events[:at], events[at]._replace(**altered), *events[at + 1 :]]
         assert relive(events_then)[0] != town.nexus.digest(), altered
     assert relive([*events[:told], *events[told + 1 :]])[0] != town.nexus.digest()
@@ -461,6 +472,25 @@ def test_inv_11_a_user_pays_for_receipted_tokens_and_never_more_than_was_reserve
     assert town.answer(greedy.leg, tokens=10**9).fee_nlai == greedy.quote_nlai
 
 
+def test_inv_11_an_answer_of_several_nodes_pays_each_for_its_own_receipted_tokens_and_the_prompt_once() -> None:
+    town = Town({"routing.policy": "round_robin"})
+    town.user(deposit=1)
+    for node, price in enumerate(((0.2, 1), (0.4, 2), (0.2, 1))):
+        town.node(node, price=price)
+    first = town.sent(prompt=100, most=200)
+    second = only(Dispatch, town.fail(first.leg))
+    assert second.quote_nlai == 40_000 + 400_000, "nobody is paid for the prompt yet"
+    town.handle(Progress(town.t_ns, second.leg, 32))
+    third = only(Dispatch, town.fail(second.leg, sent=40))
+    assert third.quote_nlai == 160_000, "the rest of the answer"
+    status = town.answer(third.leg, tokens=100)
+    checks.money(town.nexus)
+    assert [sent.node for sent in (first, second, third)] == [0, 1, 2]
+    assert town.rows("nodes")["gross_nlai"][:3].tolist() == [0, 40_000 + 64_000, 60_000]
+    assert status.fee_nlai == town.row("accounts")["debit_nlai"] == 40_000 + 64_000 + 60_000
+    assert town.row("accounts")["free_nlai"] == NANO - status.fee_nlai
+
+
 def test_inv_11_an_answer_of_no_token_costs_nothing() -> None:
     town = Town()
     town.user()
@@ -563,6 +593,35 @@ def test_inv_13_a_local_request_runs_on_its_owners_nodes_only() -> None:
     town.node(2, owner=0, up=False)
     assert {town.sent(account=1, privacy=LOCAL).node for _ in range(6)} == {1}
     assert town.refused(account=0, privacy=LOCAL) == "boundary", "rather no answer than one from elsewhere"
+
+
+def test_inv_13_who_is_not_on_the_list_or_on_the_wrong_one_does_not_serve() -> None:
+    town = Town()
+    town.user()
+    town.nodes(4)
+    town.handle(NodesListed(town.t_ns, 1, True, (7, 2, 2)))
+    town.handle(NodesListed(town.t_ns, 2, False, (2, 0)))
+    town.handle(NodesListed(town.t_ns, 3, True, ()))
+    assert {town.sent(nodes=1).node for _ in range(5)} == {2}
+    assert {town.sent(nodes=2).node for _ in range(8)} == {1, 3}
+    assert town.refused(nodes=3) == "not_listed"
+    lost = town.sent(nodes=1)
+    town.handle(Progress(town.t_ns, lost.leg, 16))
+    assert only(Status, town.fail(lost.leg)).output_tok == 16, "rather no answer than one from elsewhere"
+    town.node(7)
+    assert {town.sent(nodes=1).node for _ in range(6)} >= {7}, "it was listed before it came"
+    assert town.refused(nodes=4) == town.refused(nodes=-1) == "bad_request"
+
+
+def test_inv_13_a_list_that_is_not_the_next_or_names_what_cannot_be_a_node_is_ignored() -> None:
+    town = Town()
+    before = town.nexus.digest()
+    for list, nodes in ((0, ()), (2, ()), (1, (-1,)), (1, (MAX_ROWS,)), (1, (1.0,)), (1, ((),))):
+        town.handle(NodesListed(town.t_ns, list, True, nodes))
+    assert (town.nexus.digest(), town.nexus.count("lists"), town.nexus.count("ignored")) == (before, 0, 6)
+    for list in range(1, 40):
+        town.handle(NodesListed(town.t_ns, list, list % 2 == 0, tuple(range(list))))
+    assert (town.nexus.count("lists"), town.nexus.count("listed")) == (39, 39 * 20)
 
 
 def test_inv_13_an_owner_that_no_account_can_be_is_refused() -> None:

@@ -37,6 +37,7 @@ from lattice_core.events import (
     FirstToken,
     NodeDown,
     NodeRegistered,
+    NodesListed,
     NodeUp,
     OfferPosted,
     Probe,
@@ -87,7 +88,7 @@ def town(policy: str) -> Config:
 
 
 class Order(NamedTuple):
-    """What a user wants; `parent` picks one of the open roots."""
+    """What a user wants; `parent` picks one of the open roots, `nodes` one of the lists."""
 
     account: int
     model: int
@@ -98,6 +99,8 @@ class Order(NamedTuple):
     privacy: int
     held: bool
     parent: int | None
+    prefer: int
+    nodes: int | None
 
 
 class Reply(NamedTuple):
@@ -107,6 +110,7 @@ class Reply(NamedTuple):
     pick: int
     tokens: int
     why: int
+    sent: int
 
 
 class Verdict(NamedTuple):
@@ -129,9 +133,16 @@ ORDERS = st.builds(
     privacy=st.sampled_from([PUBLIC, PUBLIC, PUBLIC, CLUSTER, LOCAL]),
     held=st.booleans(),
     parent=st.one_of(st.none(), PICK),
+    prefer=st.integers(0, 3),
+    nodes=st.one_of(st.none(), st.none(), PICK),
 )
 REPLIES = st.builds(
-    Reply, st.sampled_from([FirstToken, Progress, Complete, Complete, Fail, Fail]), PICK, TOKENS, st.integers(18, 25)
+    Reply,
+    st.sampled_from([FirstToken, Progress, Progress, Complete, Fail, Fail]),
+    PICK,
+    TOKENS,
+    st.integers(18, 25),
+    st.sampled_from([0, 0, 7, 20, 100, 400]),
 )
 BUSY = st.lists(ORDERS, min_size=1, max_size=5)
 FATES = st.sampled_from([BatchConfirmed, BatchConfirmed, BatchFailed, BatchFailed, BatchLapsed])
@@ -144,16 +155,24 @@ class Leg:
     request: int
     node: int
     offer: int
-    receipted_tok: int = 0
+    from_tok: int
+    to_tok: int
+
+    @property
+    def receipted_tok(self) -> int:
+        return self.to_tok - self.from_tok
 
 
 @dataclass
 class Request:
+    """`to_tok` of the answer have reached the user or are receipted; `unpaid_tok` of the prompt nobody is paid for yet."""
+
     arrive: Arrive
-    prompt_tok: int
+    unpaid_tok: int
     arrival_ns: int
     held: bool
     leg: int = 0
+    to_tok: int = 0
     charged_nlai: int = 0
     children: list[int] = field(default_factory=list)
 
@@ -170,6 +189,7 @@ class Kernel(RuleBasedStateMachine):
         self.legs: dict[int, Leg] = {}
         self.known_legs: list[int] = [0]
         self.probes: list[tuple[int, int]] = []
+        self.lists: list[tuple[bool, set[int]]] = []
         self.batches: list[tuple[int, int, tuple[int, ...]]] = []
         self.last_id = 0
         self.middle: bytes | None = None
@@ -211,7 +231,7 @@ class Kernel(RuleBasedStateMachine):
         for reply in replies:
             if self.legs:
                 leg = list(self.legs)[reply.pick % len(self.legs)]
-                said = {FirstToken: [], Fail: [reply.why]}.get(reply.kind, [reply.tokens])
+                said = {FirstToken: [], Fail: [reply.why, reply.sent]}.get(reply.kind, [reply.tokens])
                 self.do(reply.kind(self.t_ns, leg, *said))
 
     def request_arrives(self, order: Order) -> None:
@@ -232,6 +252,8 @@ class Kernel(RuleBasedStateMachine):
                 cluster=int(order.privacy != PUBLIC and order.account == 2),
                 parent=above,
                 held=order.held and order.max_fee_nlai > 0 and not above,
+                prefer=order.prefer,
+                nodes=1 + order.nodes % len(self.lists) if self.lists and order.nodes is not None else 0,
             )
         )
 
@@ -255,6 +277,10 @@ class Kernel(RuleBasedStateMachine):
     @rule(offer=FEW, passed=st.booleans(), weight=st.sampled_from([1.0, 0.0, -1.0, 1e-9, 1e300, nan, inf, -inf]))
     def an_audit(self, offer: int, passed: bool, weight: float) -> None:
         self.do(Audited(self.t_ns, offer, passed, weight))
+
+    @rule(allow=st.booleans(), nodes=st.lists(st.one_of(FEW, FEW, ANY), max_size=4), skip=st.sampled_from([0, 0, 0, 1]))
+    def nodes_are_listed(self, allow: bool, nodes: list[int], skip: int) -> None:
+        self.do(NodesListed(self.t_ns, len(self.lists) + 1 + skip, allow, tuple(nodes)))
 
     @rule(node=FEW, up=st.booleans())
     def a_node_comes_or_goes(self, node: int, up: bool) -> None:
@@ -311,6 +337,8 @@ class Kernel(RuleBasedStateMachine):
             wild[name] = data.draw(st.one_of(st.sampled_from(known[name]), ANY) if name in known else ANY)
         if kind is BatchConfirmed:
             wild["skipped"] = tuple(data.draw(st.lists(ANY, max_size=3)))
+        if kind is NodesListed:
+            wild |= {"allow": data.draw(st.booleans()), "nodes": tuple(data.draw(st.lists(ANY, max_size=3)))}
         if kind is Probed:
             wild["ok"] = data.draw(st.booleans())
         if kind in (Deposited, FaucetGranted) and not wild["nlai"] < MAX_SUPPLY_NLAI // 100:
@@ -352,13 +380,18 @@ class Kernel(RuleBasedStateMachine):
                     self.open[event.request] = Request(event, event.prompt_tok, self.nexus.count("now_ns"), event.held)
                     if event.parent in self.open:
                         self.open[event.parent].children.append(event.request)
+            case NodesListed() if event.list == len(self.lists) + 1 and all(0 <= node < MAX_ROWS for node in event.nodes):
+                self.lists.append((event.allow, set(event.nodes)))
             case Progress(leg=leg) if leg in self.legs:
                 self.receipt(leg, event.upto_tok)
+            case Fail(leg=leg) if leg in self.legs:
+                request = self.open[self.legs[leg].request]
+                request.to_tok = max(request.to_tok, min(event.sent_tok, request.arrive.max_tok))
             case Complete(leg=leg) if leg in self.legs:
                 self.receipt(leg, event.output_tok)
             case Proceed(request=id) if id in self.open and self.open[id].held:
                 self.open[id].held = False
-                self.open[id].prompt_tok = event.prompt_tok
+                self.open[id].unpaid_tok = event.prompt_tok
         for command in commands:
             match command:
                 case Dispatch():
@@ -401,12 +434,13 @@ class Kernel(RuleBasedStateMachine):
         self.books.receipt(receipt)
         leg, request = self.legs[receipt.leg], self.open[receipt.request]
         assert (leg.request, leg.node, leg.receipted_tok) == (receipt.request, receipt.node, receipt.output_tok)
-        assert (request.arrive.account, request.prompt_tok) == (receipt.account, receipt.prompt_tok)
-        assert receipt.nlai + receipt.faucet_nlai == self.fee_nlai(leg.offer, request.prompt_tok, leg.receipted_tok)
+        assert (request.arrive.account, request.unpaid_tok) == (receipt.account, receipt.prompt_tok)
+        assert receipt.nlai + receipt.faucet_nlai == self.fee_nlai(leg.offer, request.unpaid_tok, leg.receipted_tok)
 
     def receipt(self, leg: int, upto_tok: int) -> None:
-        most = self.open[self.legs[leg].request].arrive.max_tok
-        self.legs[leg].receipted_tok = max(self.legs[leg].receipted_tok, min(upto_tok, most))
+        request = self.open[self.legs[leg].request]
+        self.legs[leg].to_tok = max(self.legs[leg].to_tok, min(upto_tok, request.arrive.max_tok))
+        request.to_tok = max(request.to_tok, self.legs[leg].to_tok)
 
     def fee_nlai(self, offer: int, prompt_tok: int, output_tok: int) -> int:
         prices = self.nexus.table("offers")[offer]
@@ -421,17 +455,24 @@ class Kernel(RuleBasedStateMachine):
         private = request.arrive.privacy != PUBLIC
         assert node["cluster"] == (account["cluster"] if private else 0), "INV-13: what is private stays in its cluster"
         assert request.arrive.privacy != LOCAL or node["owner"] == request.arrive.account, "INV-13: what is local stays at home"
-        assert sent.quote_nlai == self.fee_nlai(sent.offer, request.prompt_tok, request.arrive.max_tok)
+        if request.arrive.nodes:
+            allow, nodes = self.lists[request.arrive.nodes - 1]
+            assert (sent.node in nodes) == allow, "INV-13: who is not wanted does not serve"
+        assert sent.from_tok == request.to_tok < request.arrive.max_tok, "a leg goes on where the answer stands"
+        left_tok = request.arrive.max_tok - sent.from_tok
+        assert sent.quote_nlai == self.fee_nlai(sent.offer, request.unpaid_tok, left_tok), "INV-11: the prompt is paid once"
         request.leg = sent.leg
-        self.legs[sent.leg] = Leg(sent.request, sent.node, sent.offer)
+        self.legs[sent.leg] = Leg(sent.request, sent.node, sent.offer, sent.from_tok, sent.from_tok)
         self.known_legs.append(sent.leg)
 
     def close_leg(self, request: Request) -> None:
         """What the request's leg must have cost: receipted tokens at the offer's price."""
         if request.leg:
             leg = self.legs.pop(request.leg)
-            fee_nlai = self.fee_nlai(leg.offer, request.prompt_tok, leg.receipted_tok) if leg.receipted_tok else 0
+            fee_nlai = self.fee_nlai(leg.offer, request.unpaid_tok, leg.receipted_tok) if leg.receipted_tok else 0
             request.leg = 0
+            if leg.receipted_tok:
+                request.unpaid_tok = 0
             request.charged_nlai += fee_nlai
             if request.arrive.parent:
                 self.open[request.arrive.parent].charged_nlai += fee_nlai
@@ -446,6 +487,7 @@ class Kernel(RuleBasedStateMachine):
         request = self.open.pop(status.request)
         assert not any(child in self.open for child in request.children)
         assert status.fee_nlai == request.charged_nlai, "INV-11: receipted tokens and nothing else"
+        assert status.output_tok == request.to_tok
         assert status.outcome != REJECTED or status.fee_nlai == 0
         if (cap := request.arrive.max_fee_nlai) > 0:
             assert status.fee_nlai <= cap, "INV-11: never more than the cap"

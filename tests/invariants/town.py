@@ -162,8 +162,8 @@ class Town:
         self.t_ns += int(rest_s * NANO)
         return only(Status, self.handle(Complete(self.t_ns, leg, tokens)))
 
-    def fail(self, leg: int, why: int = NODE_LOST) -> list[Command]:
-        return self.handle(Fail(self.t_ns, leg, why))
+    def fail(self, leg: int, why: int = NODE_LOST, sent: int = 0) -> list[Command]:
+        return self.handle(Fail(self.t_ns, leg, why, sent))
 
     def refused(self, **details: Any) -> str:
         """A request arrives and is turned away: for this reason."""

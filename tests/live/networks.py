@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ import openai
 
 from lattice_core.config import Config, parse, revise
 from lattice_live.folder import Folder
+from lattice_live.gateway.principals import first_key
 from lattice_live.models import store
 from lattice_live.models.folder import ModelFolder
 from lattice_live.network import Network, running
 from lattice_live.server import listen, serve
+from lattice_live.sqlite import Reader
 
 LOCAL = Path(__file__).with_name("tiny.yaml")
 
@@ -75,8 +77,9 @@ class Live:
         return {name: int(row[name]) for name in row.dtype.names}
 
     def lines(self, file: str) -> list[str]:
-        """The whole lines of `journal` or `decisions`."""
-        return (self.network.folder.path / f"{file}.jsonl").read_text().splitlines()
+        """The lines of `journal` or `decisions` that are durable."""
+        with closing(Reader(self.network.folder.storage)) as reader:
+            return list(reader.lines({"journal": "events"}.get(file, file)))
 
 
 @contextmanager
@@ -90,11 +93,11 @@ def live(config: Config, folder: Path, step_ms: int = 0) -> Iterator[Live]:
     async def run() -> None:
         held = Folder(folder, config)
         try:
-            key = held.issue_key(0) or ""
             listener = listen(config.live.listen)
             port = listener.getsockname()[1]
             stop, loop = asyncio.Event(), asyncio.get_running_loop()
             async with running(config, held, step_ms) as network:
+                key = await first_key(network.storage) or ""
                 found.append(Live(network, f"http://127.0.0.1:{port}", key, loop))
                 stops.append(lambda: loop.call_soon_threadsafe(stop.set))
                 await serve(network, listener, ready.set, stop)

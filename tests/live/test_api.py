@@ -111,7 +111,7 @@ def test_the_official_client_knows_its_errors(network):
         ({"model": "tiny", "messages": HELLO, "max_tokens": 10**30}, 400, "invalid_value", "max_tokens"),
         ({"model": "tiny", "messages": HELLO, "temperature": 3}, 400, "invalid_value", "temperature"),
         ({"model": "tiny", "messages": HELLO, "n": 2}, 400, "invalid_value", "n"),
-        ({"model": "tiny", "messages": HELLO, "tools": []}, 400, "unknown_parameter", "tools"),
+        ({"model": "tiny", "messages": HELLO, "tools": [{}]}, 400, "unsupported_parameter", "tools"),
         ({"model": "tiny", "messages": HELLO, "top_logprobs": 2}, 400, "invalid_value", None),
         ({"model": "tiny", "messages": HELLO, "stop": ["a", "b", "c", "d", "e"]}, 400, "invalid_value", "stop"),
         ({"model": "tiny", "messages": HELLO, "top_p": 0}, 400, "invalid_value", "top_p"),

@@ -1,6 +1,7 @@
 """Many answers at once are the answers one by one, token for token, whatever comes and goes."""
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,11 @@ class Batching(RuleBasedStateMachine):
     folder: ModelFolder
     many: Engine
     alone: Engine
+    cases = count()
 
     def __init__(self) -> None:
         super().__init__()
+        self.case = next(self.cases)  # no chat of an earlier case goes on: with less to read it would end sooner
         self.running: dict[int, Job] = {}
         self.came: dict[int, list[Token]] = {}
         self.jobs = 0
@@ -95,7 +98,7 @@ class Batching(RuleBasedStateMachine):
         session=st.sampled_from([None, "chat", "other"]),
     )
     def submit(self, prompt: list[int], sampling: Sampling, max_tokens: int, session: str | None) -> None:
-        job = Job(self.jobs, prompt, sampling, max_tokens, session)
+        job = Job(self.jobs, prompt, sampling, max_tokens, session and f"{session} {self.case}")
         self.jobs += 1
         self.many.submit(job)
         self.running[job.id], self.came[job.id] = job, []

@@ -217,7 +217,6 @@ def test_a_node_that_dies_is_failed_over_before_the_first_byte_and_an_error_afte
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"live__launch": {}}, "live.launch: must start at least one node"),
         ({"live__launch": {"laptop": 3}}, "live.launch.laptop: must be at most 2"),
     ],
 )
@@ -246,18 +245,6 @@ def test_a_folder_of_another_config_a_simulated_run_or_a_folder_in_use_is_refuse
         [line] = capsys.readouterr().err.splitlines()
         assert words in line
     assert sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()) == before
-
-
-def test_only_a_hash_of_a_key_is_kept(tmp_path):
-    folder = Folder(tmp_path / "run", local())
-    key = folder.issue_key(0)
-    assert folder.issue_key(0) is None
-    folder.close()
-    again = Folder(tmp_path / "run", local())
-    assert again.find_key(key).account == 0
-    assert again.find_key(f"{key}x") is None
-    assert not any(key.encode() in path.read_bytes() for path in (tmp_path / "run").iterdir())
-    again.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from lattice_core.chain.keys import key_of
+from lattice_core.config.network import Timeouts
 from lattice_live.launcher import NodeError, start_node
 from lattice_live.models.folder import ModelFolder
 from lattice_live.models.random import build
@@ -100,12 +101,14 @@ def test_launched_nodes_prove_their_keys_over_tls_and_answer_as_their_engine_doe
         assert node.address == key_of(1).address
         assert node.models == dict.fromkeys(models, folder.manifest.model_hash)
         assert tls.owner(tls.read(key.with_suffix(".crt"))) == node.address
-        nodes = Upstream([Peer(node.url, node.address)], REALM, dict.fromkeys(models, engine.vocabulary), nexus)
+        served = dict.fromkeys(models, folder.manifest)
+        nodes = Upstream({0: Peer(node.url, node.address)}, REALM, served, Timeouts(), nexus)
         assert await nodes.join(0) == node.models
 
         async def answer(leg: int, asked: Order) -> list[int]:
-            async with aclosing(nodes.answer(0, asked)) as tokens:
-                return [token.token async for token in tokens]
+            tokens: list[int] = []
+            await nodes.answer(0, asked, lambda drawn: tokens.append(drawn.token), lambda signed: None)
+            return tokens
 
         orders = [
             Order(leg, model, [*PROMPT, 48 + leg], 24, sampling)
@@ -117,9 +120,10 @@ def test_launched_nodes_prove_their_keys_over_tls_and_answer_as_their_engine_doe
         await nodes.close()
 
         strangers = Upstream(
-            [Peer(node.url, node.address)],
+            {0: Peer(node.url, node.address)},
             REALM,
             {},
+            Timeouts(),
             tls.open_certificate(key_of(3), tmp_path / "stranger.pem"),
         )
         with pytest.raises(NodeFailure):

@@ -1,5 +1,6 @@
 """INV-7: a journal's events alone give each decision again, and no longer do once an event or a weight is altered."""
 
+import asyncio
 import heapq
 import json
 from typing import NamedTuple
@@ -36,12 +37,19 @@ from lattice_core.replay import replay
 from lattice_core.state import NODE_LOST
 from lattice_core.streams import bits
 from lattice_core.units import NANO
+from lattice_live.sqlite import FILE, Sqlite
 from lattice_sim import LatticeModel
 from tests.live.networks import LOCAL
 
 CONFIG = revise(
     parse(LOCAL.read_text(), LOCAL.name),
-    {"nodes.laptop.count": 6, "reputation.probe_interval": "5s", "live.launch": {}, "routing.explore": 0.2},
+    {
+        "nodes.laptop.count": 6,
+        "reputation.probe_interval": "5s",
+        "live.launch": {},
+        "routing.explore": 0.2,
+        "routing.retries": 1,
+    },
 )
 MS = NANO // 1_000
 
@@ -75,18 +83,18 @@ def play(requests: int = 150) -> Played:
     def later(event):
         heapq.heappush(queue, (event.t_ns, len(journal) * 1_000 + len(queue), event))
 
-    def answer(t, leg, node):
+    def answer(t, leg, node, from_tok):
         draw = int(bits(1, 0, leg, node)) % 1_000
         first, step, count = t + (20 + draw % 90) * MS, (1 + node) * MS, 1 + draw % 20
         if draw % 11 == 0:
             later(Fail(first, leg, NODE_LOST))
             return
         later(FirstToken(first, leg))
-        later(Progress(first + step * (count // 2), leg, count // 2))
+        later(Progress(first + step * (count // 2), leg, from_tok + count // 2))
         if draw % 13 == 0:
-            later(Fail(first + step * count, leg, NODE_LOST))
+            later(Fail(first + step * count, leg, NODE_LOST, from_tok + count))
         else:
-            later(Complete(first + step * count, leg, count))
+            later(Complete(first + step * count, leg, from_tok + count))
 
     while queue:
         t, _, event = heapq.heappop(queue)
@@ -96,7 +104,7 @@ def play(requests: int = 150) -> Played:
             t, event = timer, Tick(timer)
         for command in nexus.handle(event):
             if isinstance(command, Dispatch):
-                answer(t, command.leg, command.node)
+                answer(t, command.leg, command.node, command.from_tok)
             elif isinstance(command, Probe):
                 later(Probed(t + 5 * MS, command.node, command.serial, True))
             elif isinstance(command, Submit):
@@ -243,6 +251,26 @@ def test_the_command_names_the_first_difference_and_exits_with_1(run, capsys):
     assert main(["replay", str(run)]) == 1
     number = json.loads(RUN.decisions[0])[0]
     assert f"event {number}: recorded nothing, recomputed {RUN.decisions[0].strip()}" in capsys.readouterr().err
+
+
+def test_the_command_reads_the_storage_of_a_network_that_has_not_ended(tmp_path, capsys):
+    async def write():
+        storage = Sqlite(tmp_path / FILE)
+        for line in RUN.journal:
+            storage.journal(line)
+        for line in RUN.decisions:
+            storage.decision(line)
+        assert main(["replay", str(tmp_path)]) == 2  # nothing is durable yet
+        await storage.durable()
+        assert main(["replay", str(tmp_path)]) == 0
+        await storage.close()
+
+    asyncio.run(write())
+    [line] = capsys.readouterr().err.splitlines()
+    assert "must be a lattice-journal header" in line
+    (tmp_path / "decisions.jsonl").write_text("".join(RUN.decisions[1:]))
+    (tmp_path / "journal.jsonl").write_text("".join(RUN.journal))  # of a network that has ended
+    assert main(["replay", str(tmp_path)]) == 1
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "decisions.jsonl", "manifest.json"])

@@ -140,6 +140,7 @@ _ROUTING = {
     "explore": _pick(0, 0.03, 0.5, 1),
     "under_observed": _pick(0, 3, 30),
     "retries": _pick(0, 1, 3),
+    "resume": _pick(True, True, False),
     "newcomer_cap": _pick(0, 0, 1, 3),
     "refresh": _pick("1s", "1m"),
     "reservation": _pick("15m", "15m", "1500ms"),

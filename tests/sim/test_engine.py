@@ -14,11 +14,14 @@ from lattice_core.events import Dispatch, NodeDown, NodeUp
 from lattice_core.invariants import check
 from lattice_core.service import RECEIPT_TOK
 from lattice_core.state import CLOSED, HALF_OPEN, OPEN
-from lattice_core.units import DAY_NS, HOUR_NS, MINUTE_NS, NANO
+from lattice_core.units import DAY_NS, HOUR_NS, MINUTE_NS, NANO, NEVER_NS
 from lattice_sim import networks
+from lattice_sim.compiled import CompiledEngine
 from lattice_sim.model import LatticeModel
+from lattice_sim.reference import ReferenceEngine
 from lattice_sim.trace import read_trace
-from tests.sim.served import after_each_step, legs, plain, requests, serve, start, write_trace
+from lattice_sim.workload import Requests
+from tests.sim.served import Planned, after_each_step, legs, plain, requests, serve, start, write_trace
 from tests.sim.test_trace import azure_2023_code
 
 NODE = plain({}).document()["nodes"][0]
@@ -252,6 +255,65 @@ def test_a_deadline_before_the_news_of_a_breakdown_pays_what_was_receipted_till_
     assert (row["reason"], row["end_ns"], row["first_token_ns"]) == ("deadline", broken_ns + NANO, first_ns + 2 * NANO)
     assert row["output_tok"] == (1 + (broken_ns - first_ns) // step_ns) // RECEIPT_TOK * RECEIPT_TOK > 0
     assert row["fee_nlai"] > 0
+
+
+RELAY = {
+    "nodes": [
+        node("frail", failures={"mtbf": "20s", "mttr": "1h"}, network_delay="10ms"),
+        node("spare", price={"input": 0.4, "output": 2}, network_delay="10ms"),
+    ],
+    "routing.policy": "round_robin",
+    "reputation.probe_interval": "1d",
+}
+
+
+def relay(kind: type[Any], changes: dict[str, Any], into_ms: int, most: int = 500) -> tuple[int, dict[str, Any]]:
+    """When a node breaks, and the row of a request of 100 and 500 tokens that it got `into_ms` ms before.
+
+    Each way takes 10 ms, a token of a prompt 1 ms and one of an answer 8 ms.
+    """
+    config = plain({**RELAY, **changes})
+    broken_ns = next(t_ns for t_ns, what in comings_and_goings(config, MINUTE_NS)["frail", 0] if what == "breaks")
+    engine, _ = start(config, kind)
+    one = (broken_ns - (10 + into_ms) * 10**6, 0, 0, 100, 500, most, NEVER_NS, 0, 0)
+    engine._workloads[0] = Planned(Requests(*(np.array([value], np.int64) for value in one)))
+    engine.run_until(2 * MINUTE_NS)
+    (row,) = requests(engine).to_dict("records")
+    return broken_ns, row
+
+
+@pytest.mark.parametrize("kind", [ReferenceEngine, CompiledEngine])
+def test_another_node_reads_the_prompt_with_what_was_receipted_and_writes_and_is_paid_for_the_rest(kind: type[Any]) -> None:
+    broken_ns, row = relay(kind, {}, into_ms=1_000)
+    kept_tok = (1 + 900 // 8) // RECEIPT_TOK * RECEIPT_TOK
+    assert kept_tok == 112
+    assert (row["outcome"], row["node"], row["output_tok"]) == ("completed", 1, 500)
+    assert row["first_token_ns"] == broken_ns + (-1_000 + 100 + 10) * 10**6, "the user has waited once"
+    assert row["dispatch_ns"] == row["arrival_ns"]
+    assert row["end_ns"] == broken_ns + (10 + 10 + 100 + kept_tok + 8 * (500 - kept_tok - 1) + 10) * 10**6
+    assert row["fee_nlai"] == 100 * 200 + kept_tok * 1_000 + (500 - kept_tok) * 2_000
+
+
+@pytest.mark.parametrize("kind", [ReferenceEngine, CompiledEngine])
+def test_without_resume_a_node_that_breaks_takes_the_rest_of_its_answers_with_it(kind: type[Any]) -> None:
+    broken_ns, row = relay(kind, {"routing.resume": False}, into_ms=1_000)
+    assert (row["outcome"], row["reason"], row["node"], row["output_tok"]) == ("failed", "node_lost", 0, 112)
+    assert (row["end_ns"], row["fee_nlai"]) == (broken_ns + 10 * 10**6, 100 * 200 + 112 * 1_000)
+
+
+@pytest.mark.parametrize("kind", [ReferenceEngine, CompiledEngine])
+def test_the_end_of_an_answer_that_was_lost_alone_costs_time_and_no_money(kind: type[Any]) -> None:
+    """The node breaks in the very nanosecond in which the last token is out: the Nexus has them all, and does not know it.
+
+    Unless no more were allowed.
+    """
+    last = {"into_ms": 100 + 8 * 499}
+    broken_ns, row = relay(kind, {}, **last, most=501)
+    assert (row["outcome"], row["node"], row["output_tok"]) == ("completed", 1, 500)
+    assert (row["end_ns"], row["fee_nlai"]) == (broken_ns + (10 + 10 + 600 + 10) * 10**6, 100 * 200 + 500 * 1_000)
+    broken_ns, row = relay(kind, {}, **last, most=500)
+    assert (row["outcome"], row["node"], row["output_tok"]) == ("completed", 0, 500)
+    assert (row["end_ns"], row["fee_nlai"]) == (broken_ns + 10 * 10**6, 100 * 200 + 500 * 1_000)
 
 
 # The real trace

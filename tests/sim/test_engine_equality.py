@@ -1,6 +1,7 @@
 """INV-6: the compiled engine does what the reference does, to the bit, in any network that Hypothesis thinks of."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numba.core import event
 
 from lattice_core.config.network import POLICIES
 from lattice_core.directory import aligned
-from lattice_core.events import BatchConfirmed, BatchFailed, CloseEpoch
+from lattice_core.events import BatchConfirmed, BatchFailed, CloseEpoch, Command, Dispatch, Event
 from lattice_core.invariants import check
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
@@ -34,9 +35,21 @@ _GROWN = {"requests": ("state", FREE), "legs": ("id", 0)}
 _FREE_LISTS = ("free_request", "free_leg")
 
 
+class Kernel(Nexus):
+    """One that counts the legs that go on with an answer, of those that it tells of."""
+
+    resumed = 0
+
+    def handle(self, event: Event) -> Sequence[Command]:
+        commands = super().handle(event)
+        for command in commands:
+            self.resumed += isinstance(command, Dispatch) and command.from_tok > 0
+        return commands
+
+
 def founded(kind: type[Any], network: Network) -> Any:
     """The network at t = 0 under that engine."""
-    engine = kind(network.config, Nexus(network.config), Records(network.config))
+    engine = kind(network.config, Kernel(network.config), Records(network.config))
     for fact in network.facts():
         engine.tell(fact)
     network.plan(engine._workloads)
@@ -122,12 +135,35 @@ TOO_DEAR = Network(
 """Its policy has no finite score for any offer."""
 
 
+FRAIL = Network(
+    plain(
+        {
+            "node.count": 8,
+            "node.slots": 4,
+            "node.queue": 8,
+            "node.network_delay": "3ms",
+            "node.failures": {"mtbf": "1s", "mttr": "500ms"},
+            "routing.retries": 16,
+            "routing.breaker.failures": 1_000,
+            "people.deadline": "8s",
+            "chain.epoch": f"{EPOCH_NS}ns",
+            "sim.epochs": EPOCHS,
+        }
+    ),
+    [Plan(seed=1, count=300, grid_ns=NANO // 10, patience_ns=2 * NANO)],
+    boastful=False,
+)
+"""Its nodes break each second, so that an answer goes from one to the next."""
+
+
 def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
     reasons, policies = np.zeros(len(REASONS), np.int64), set()
+    resumed: list[int] = []
 
     @settings(max_examples=EXAMPLES)
     @given(network=networks())
     @example(network=TOO_DEAR)
+    @example(network=FRAIL)
     def both(network: Network) -> None:
         reference, compiled = founded(ReferenceEngine, network), founded(CompiledEngine, network)
         for epoch in range(EPOCHS):
@@ -139,8 +175,10 @@ def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
         check(compiled.nexus)
         reasons[:] += compiled.records.log.reasons
         policies.add(network.config.routing.policy)
+        resumed.append(reference.nexus.resumed)
 
     both()
+    assert max(resumed) > 200, "answers go on at another node, again and again"
     assert {REASONS[reason] for reason in np.flatnonzero(reasons)} == HAPPENS
     assert policies > set(POLICIES)
 

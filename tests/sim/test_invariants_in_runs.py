@@ -1,6 +1,7 @@
 """The invariants hold inside a run in which everything goes wrong that can."""
 
 import json
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lattice_core import census, invariants
-from lattice_core.events import Arrive, Dispatch
+from lattice_core.events import Arrive, Dispatch, Receipt
 from lattice_core.state import PRIVACY
 from lattice_sim.model import LatticeModel
 from tests.invariants import checks
@@ -101,14 +102,21 @@ def test_a_request_arrives_is_sent_begins_and_ends_in_this_order(run: Run) -> No
 
 
 def test_a_user_pays_the_nodes_price_of_what_was_receipted_and_no_more_than_was_reserved(run: Run) -> None:
-    """INV-11."""
+    """INV-11: each leg of an answer, and the prompt once."""
     nodes, rows = run.model.engine.nodes, run.requests
-    quotes = {(quote.request, quote.node): quote.quote_nlai for _, quote in run.nexus.commands(Dispatch)}
-    for row in rows[rows["output_tok"] > 0].itertuples():
-        price = nodes[row.node].population.price
-        fee_nlai = -(-(price.input_nlai * row.prompt_tok + price.output_nlai * row.output_tok) // 10**6)
-        assert row.fee_nlai == fee_nlai <= quotes[row.request, row.node]
-    assert (rows["fee_nlai"][rows["output_tok"] == 0] == 0).all()
+    quotes = {sent.leg: sent.quote_nlai for _, sent in run.nexus.commands(Dispatch)}
+    fees_nlai, prompt_tok, output_tok = Counter[int](), Counter[int](), Counter[int]()
+    for _, paid in run.nexus.commands(Receipt):
+        price = nodes[paid.node].population.price
+        fee_nlai = -(-(price.input_nlai * paid.prompt_tok + price.output_nlai * paid.output_tok) // 10**6)
+        assert paid.nlai + paid.faucet_nlai == fee_nlai <= quotes[paid.leg]
+        fees_nlai[paid.request] += fee_nlai
+        prompt_tok[paid.request] += paid.prompt_tok
+        output_tok[paid.request] += paid.output_tok
+    assert len({sent.request for _, sent in run.nexus.commands(Dispatch) if sent.from_tok}) > 5, "answers went on elsewhere"
+    for row in rows.itertuples():
+        assert (row.fee_nlai, row.output_tok) == (fees_nlai[row.request], output_tok[row.request])
+        assert prompt_tok[row.request] == (row.prompt_tok if row.output_tok else 0)
     charged = rows.groupby(["population", "user"])["fee_nlai"].sum()
     users = pd.DataFrame(run.model.records.columns("users")).set_index(["population", "user"])
     paid = sum(users[f"{credit}{place}_nlai"] for credit in ("", "faucet_") for place in ("debit", "unsettled", "spent"))

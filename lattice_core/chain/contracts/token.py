@@ -25,6 +25,10 @@ class Token(Contract):
     def balance_wei(self, address: bytes) -> int:
         return int(self._read("balanceOf", address))
 
+    def allowance_wei(self, owner: bytes, spender: bytes) -> int:
+        """What `spender` may still take of the owner's."""
+        return int(self._read("allowance", owner, spender))
+
     def balance_nlai(self, address: bytes) -> int:
         """Whole nanoLAI."""
         return self.balance_wei(address) // NLAI_WEI

@@ -1,0 +1,62 @@
+"""Chats that users have asked the network to keep: documents, of each member his own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lattice_live.gateway.errors import Refusal
+from lattice_live.gateway.principals import Principal
+from lattice_live.storage import Storage
+
+SPACE = "chats"
+
+
+class Chats:
+    """The stored chats, by whom they belong to and their session."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def keep(
+        self, principal: Principal, session: str, model: str, messages: Sequence[Mapping[str, str]], answer: str, now_s: int
+    ) -> None:
+        """The chat as it is now: what was sent of it, and the answer."""
+        place = self._place(principal, session)
+        held = self._storage.get(SPACE, place)
+        self._storage.put(
+            SPACE,
+            place,
+            {
+                "model": model,
+                "messages": [*messages, {"role": "assistant", "content": answer}],
+                "created_s": now_s if held is None else held["created_s"],
+                "updated_s": now_s,
+            },
+        )
+
+    def list(self, principal: Principal) -> list[dict[str, Any]]:
+        """The heads of a member's chats, the latest first."""
+        prefix = self._place(principal, "")
+        heads = [
+            {"session": place.removeprefix(prefix), **held, "messages": len(held["messages"])}
+            for place, held in self._storage.items(SPACE, prefix).items()
+        ]
+        return sorted(heads, key=lambda head: (-head["updated_s"], head["session"]))
+
+    def read(self, principal: Principal, session: str) -> dict[str, Any]:
+        """A chat. Raises Refusal."""
+        return {"session": session, **self._held(principal, session)}
+
+    def forget(self, principal: Principal, session: str) -> None:
+        """Raises Refusal if there is none of that name."""
+        self._held(principal, session)
+        self._storage.drop(SPACE, self._place(principal, session))
+
+    def _held(self, principal: Principal, session: str) -> dict[str, Any]:
+        held = self._storage.get(SPACE, self._place(principal, session))
+        if held is None:
+            raise Refusal(404, "no_such_chat", "no chat is stored under this name")
+        return held
+
+    @staticmethod
+    def _place(principal: Principal, session: str) -> str:
+        return f"{principal.key.organisation}/{principal.key.member}/{session}"

@@ -1,0 +1,165 @@
+"""HTTP as ASGI sees it: a request's id and its line in the log, its body, and whether somebody still waits for the answer."""
+
+import asyncio
+import json
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lattice_core.units import MAX_TOKENS
+from lattice_live.driver import STALLED_S
+from lattice_live.gateway.errors import Refusal, of_validation
+
+MAX_BODY_BYTES = 8 * MAX_TOKENS
+"""Ample for the longest prompt as escaped JSON."""
+
+BODY_S = 30.0
+"""How long a client may take to send its body."""
+
+_ECHOED = re.compile(rb"[\x21-\x7e]{1,128}")
+"""An id of the client's own that is given back."""
+
+
+class Visit:
+    """What is noted of one HTTP request for its headers and its line in the log. `noted` is nothing that a user wrote."""
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.id = f"req_{secrets.token_hex(12)}"
+        self.headers = [(b"x-request-id", self.id.encode())]
+        self.noted: dict[str, Any] = {}
+        self.status = 0
+        self.authorization = ""
+        for name, value in headers:
+            if name == b"authorization":
+                self.authorization = value.decode("latin-1")
+            elif name in (b"x-request-id", b"x-client-request-id") and _ECHOED.fullmatch(value):
+                self.headers[1:] = [(b"x-client-request-id", value)]
+                self.noted["client_request_id"] = value.decode()
+
+
+class Doorman:
+    """The outermost layer: it gives every request a `Visit`, every response its id, and the log a line of each."""
+
+    def __init__(self, app: ASGIApp, answered: Callable[[int], object]) -> None:
+        self._app = app
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = scope["visit"] = Visit(scope["headers"])
+        began_s = time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *visit.headers]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            self._answered(visit.status)
+            line = {
+                "time": round(time.time(), 3),
+                "id": visit.id,
+                "method": scope["method"],
+                "route": getattr(scope.get("route"), "path", None),
+                "status": visit.status,
+                "seconds": round(time.perf_counter() - began_s, 6),
+                **visit.noted,
+            }
+            print(json.dumps(line, separators=(",", ":")), file=sys.stderr)
+
+
+async def read[T: BaseModel](request: Request, kind: type[T]) -> T:
+    """The body of a request. Raises Refusal."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            body = await _body(request.receive)
+    except TimeoutError:
+        message = f"body: must be here within {BODY_S:g} s"
+        raise Refusal(408, "request_timeout", message, headers={"Connection": "close"}) from None
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise of_validation(error) from None
+
+
+async def _body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message["body"]
+        if len(body) > MAX_BODY_BYTES:
+            most = f"body: must be at most {MAX_BODY_BYTES} bytes"
+            raise Refusal(413, "body_too_large", most, headers={"Connection": "close"})
+        if not message["more_body"]:
+            return bytes(body)
+
+
+class Line:
+    """Where an answer goes out."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.waits_since_s: float | None = None
+        """Since when the client has not taken what was sent."""
+
+    async def start(self, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        self.waits_since_s = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.waits_since_s = None
+
+
+class Listener:
+    """A block that is left, without an error, once the client is gone, or has taken nothing from `line` for STALLED_S."""
+
+    def __init__(self, receive: Receive, line: Line | None = None) -> None:
+        self._receive = receive
+        self._line = line
+        self._leave = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._leave.__aenter__()
+        self._watch = asyncio.create_task(self._stalled() if self._line else self._gone())
+
+    async def __aexit__(self, *raised: Any) -> bool:
+        self._watch.cancel()
+        try:
+            await self._leave.__aexit__(*raised)
+        except TimeoutError:
+            return True
+        return False
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave.reschedule(0.0)
+
+    async def _stalled(self) -> None:
+        assert self._line is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STALLED_S / 4):
+                    await self._gone()
+                    return
+            since_s = self._line.waits_since_s
+            if since_s is not None and loop.time() - since_s > STALLED_S:
+                self._leave.reschedule(0.0)
+                return
