@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import groupby
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -199,7 +200,8 @@ def test_one_senders_row_is_not_held_up_and_the_order_of_senders_is_kept(broken_
     assert [receipt.ok for receipt in chain.transact_many(row)] == [True] * 4
     asked = [method for method in broken_line.forwarded if method in ("eth_sendRawTransaction", "eth_getTransactionReceipt")]
     send, receipt = "eth_sendRawTransaction", "eth_getTransactionReceipt"
-    assert asked[:5] == [send, send, receipt, receipt, send]
+    assert asked[:2] == [send, send]
+    assert [method for method, _ in groupby(asked)][:3] == [send, receipt, send]  # a block may take more than one question
     assert (chain.balance(SHOP), chain.nonce(ALICE.address), chain.nonce(BOB.address)) == (6, 3, 1)
 
 

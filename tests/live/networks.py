@@ -77,7 +77,9 @@ class Live:
         return {name: int(row[name]) for name in row.dtype.names}
 
     def lines(self, file: str) -> list[str]:
-        """The lines of `journal` or `decisions` that are durable."""
+        """The lines of `journal` or `decisions` so far."""
+        if self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self.network.storage.durable(), self._loop).result(30)
         with closing(Reader(self.network.folder.storage)) as reader:
             return list(reader.lines({"journal": "events"}.get(file, file)))
 

@@ -152,9 +152,9 @@ def test_a_ready_node_on_loopback_needs_no_tls_and_says_how_fast_it_was(engine: 
             assert tokens_of(answer) == expected(engine, PROMPT, 8, SAMPLINGS[1])
             first = json.loads(answer.splitlines()[0])
             assert (len(first["top"]), first["logprob"] <= 0.0) == (3, True)
-            refused = client.post("/v1/submit", json=order(sampling={"top_p": 2.0}))
+            refused = client.post("/v1/submit", json=order(leg=2, sampling={"top_p": 2.0}))
             assert (refused.status_code, "top_p: must be" in refused.text) == (400, True)
-            biased = client.post("/v1/submit", json=order(sampling={"temperature": 0.0, "logit_bias": {"65": 90.0}}))
+            biased = client.post("/v1/submit", json=order(leg=3, sampling={"temperature": 0.0, "logit_bias": {"65": 90.0}}))
             assert tokens_of(biased.text) == [65] * 8
             said = client.get("/v1/capabilities").json()["models"]["tiny"]
             assert (said["slots"], said["queue"], said["context"], said["provider"]) == (3, 2, 512, "cpu")
