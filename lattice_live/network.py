@@ -96,12 +96,16 @@ def _model(config: Config, name: str, progress: Progress) -> ModelFolder:
 
 @asynccontextmanager
 async def running(
-    config: Config, folder: Folder, step_ms: int = 0, folders: Mapping[str, ModelFolder] | None = None
+    config: Config,
+    folder: Folder,
+    step_ms: int = 0,
+    folders: Mapping[str, ModelFolder] | None = None,
+    urls: Sequence[str] | None = None,
 ) -> AsyncIterator[Network]:
     """Start the network, or go on where its folder ends; on leaving, settle and stop it.
 
-    `step_ms` is the least time of a node's token, `folders` what `models` gives. Raises ConfigError, NodeError, and FolderError
-    if the folder does not fit.
+    `step_ms` is the least time of a node's token, `folders` what `models` gives. With `urls` no processes are started: the
+    nodes run already, node i at the i-th. Raises ConfigError, NodeError, and FolderError if the folder does not fit.
     """
     live = launched(config)
     folders = folders if folders is not None else models(config)
@@ -113,7 +117,8 @@ async def running(
         settlement = Settlement(live, folder.book, None if start is None else start.chain, secret)
         stack.callback(settlement.close)
         entries = nodes(live)
-        starting = asyncio.create_task(_start(entries, live, folder, folders, secret, step_ms))
+        launching = [] if urls is not None else entries
+        starting = asyncio.create_task(_start(launching, live, folder, folders, secret, step_ms))
         stack.push_async_callback(_stop, starting)
         opened = await settlement.open()
         _compile_rules(config)
@@ -121,15 +126,13 @@ async def running(
         processes = await starting
         settlement.closed = lambda: nexus.count("epoch") - 1
         listing = settlement.listing
-        peers = {
-            entry.node: Peer(process.url, key_of(entry.key, secret).address)
-            for process, entry in zip(processes, entries, strict=True)
-        }
+        places = [process.url for process in processes] if urls is None else urls
+        peers = {entry.node: Peer(url, key_of(entry.key, secret).address) for url, entry in zip(places, entries, strict=True)}
         served = {name: model.manifest for name, model in folders.items()}
         realm = Realm(0, listing.chain_id, listing.contracts["NodeRegistry"])
         upstream = Upstream(peers, realm, served, config.live.timeouts, _certificate(config, folder))
         stack.push_async_callback(upstream.close)
-        await _join(upstream, processes)
+        await _join(upstream, len(entries))
         snapshots = Snapshots(nexus, history, settlement, storage, recorder)
         stack.push_async_callback(snapshots.take)
         driver = Driver(nexus, upstream, settlement, history, storage)
@@ -137,7 +140,7 @@ async def running(
         vouchers = Vouchers(config, listing, storage, upstream.hand, secret)
         vouchers.restore(lambda first: storage.reader.lines("decisions", first), recorder.decisions, nexus.count("epoch"))
         driver.observers.append(vouchers.see)
-        driver.start(len(processes), unsettled)
+        driver.start(len(entries), unsettled)
         stack.push_async_callback(vouchers.stop)
         stack.push_async_callback(driver.stop)
         vouchers.start(driver.broken)
@@ -200,9 +203,9 @@ async def _start(
         raise
 
 
-async def _join(upstream: Upstream, processes: Sequence[NodeProcess]) -> None:
+async def _join(upstream: Upstream, nodes: int) -> None:
     """Let each node prove that it holds the key of its entry in the registry."""
-    for node in range(len(processes)):
+    for node in range(nodes):
         try:
             await upstream.join(node)
         except NodeFailure as failure:

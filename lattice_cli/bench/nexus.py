@@ -423,32 +423,19 @@ def serve(config: Config, urls: Sequence[str], folder: Path, core: int, pipe: Co
     asyncio.run(_serve(config, urls, folder, pipe), loop_factory=uvloop.new_event_loop)
 
 
-class _Stub(NamedTuple):
-    """Stands in the place of a `NodeProcess`."""
-
-    url: str
-
-    async def stop(self) -> None:
-        """It is not ours."""
-
-
 async def _serve(config: Config, urls: Sequence[str], folder: Path, pipe: Connection) -> None:
-    from lattice_live import network
     from lattice_live.folder import Folder
     from lattice_live.gateway.principals import first_key
+    from lattice_live.network import running
     from lattice_live.server import listen, serve
 
-    async def start(*_: Any) -> list[_Stub]:
-        return [_Stub(url) for url in urls]
-
-    network._start = start  # type: ignore[assignment]  # all else is as `lattice up` has it
     held, stop = Folder(folder, config), asyncio.Event()
     listener = listen("127.0.0.1:0")
     asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
-    async with network.running(config, held) as running:
-        key = await first_key(running.storage)
+    async with running(config, held, urls=urls) as network:
+        key = await first_key(network.storage)
         ready = {"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "key": key}
-        await serve(running, listener, lambda: pipe.send(ready), stop)
+        await serve(network, listener, lambda: pipe.send(ready), stop)
     held.close()
 
 

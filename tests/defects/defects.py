@@ -14,6 +14,7 @@ class Defect(NamedTuple):
 
 
 EQUALITY = "tests/sim/test_engine_equality.py::test_inv_6_both_engines_leave_the_same_state_to_the_bit"
+DRIVER = "tests/live/test_driver.py"
 KERNEL = "tests/invariants/test_kernel_invariants.py"
 RELAY = f"{KERNEL}::test_inv_11_an_answer_of_several_nodes_pays_each_for_its_own_receipted_tokens_and_the_prompt_once"
 SHADOWS = "tests/chain/test_shadows.py"
@@ -263,5 +264,49 @@ DEFECTS = [
         find="    _fill_slots(V, j.node)\n",
         replace="",
         test="tests/core/test_service.py::test_cancelling_frees_the_slot_for_the_first_in_the_queue_at_once",
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_live/driver.py",
+        find="            self._storage.after(lambda: answer.end(command))\n",
+        replace="            answer.end(command)\n",
+        test=f"{DRIVER}::test_the_end_of_an_answer_is_told_once_it_is_durable_and_its_tokens_before",
+    ),
+    Defect(
+        invariant="INV-10",
+        file="lattice_live/driver.py",
+        find="            await self._storage.durable()\n            outcome",
+        replace="            outcome",
+        test=f"{DRIVER}::test_a_batch_goes_to_the_chain_once_what_it_rests_on_is_durable",
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_live/sqlite.py",
+        find='_RECEIPTS = "INSERT OR REPLACE',
+        replace='_RECEIPTS = "INSERT OR IGNORE',
+        test="tests/live/test_recovery.py"
+        "::test_what_was_under_way_is_charged_by_its_last_durable_receipt_and_all_else_is_as_it_was",
+    ),
+    Defect(
+        invariant="INV-11",
+        file="lattice_live/upstream.py",
+        find="            auditor.check(signed)\n",
+        replace="",
+        test="tests/live/test_hostile.py"
+        "::test_whatever_a_node_does_the_answer_is_whole_or_breaks_off_and_costs_what_was_proved",
+    ),
+    Defect(
+        invariant="INV-5",
+        file="lattice_live/driver.py",
+        find="[*ask.prompt, *answer.ids[: leg.from_tok]]",
+        replace="[*ask.prompt]",
+        test=f"{DRIVER}::test_an_answer_goes_on_at_another_node_when_its_own_is_killed_as_if_nothing_had_happened",
+    ),
+    Defect(
+        invariant="INV-5",
+        file="lattice_live/node/engine.py",
+        find="row.sampler.draw(logits, row.read)",
+        replace="row.sampler.draw(logits, row.n)",
+        test="tests/live/test_engine.py::test_a_prompt_and_first_tokens_are_continued_with_the_rest",
     ),
 ]
