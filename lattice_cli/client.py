@@ -15,7 +15,7 @@ class Client:
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--nexus: must begin with http:// or https://, unlike {url}")
+            raise ConfigError(f"{url}: must begin with http:// or https://")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._api_key = api_key
 

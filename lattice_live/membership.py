@@ -12,7 +12,6 @@ process, which is a test network's, the Nexus registers and bonds a node for it;
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -35,6 +34,7 @@ from lattice_core.units import NANO
 from lattice_live.application import Application, Errand, check_fresh, document, errand_signer
 from lattice_live.models.folder import Manifest
 from lattice_live.node.identity import IdentityError
+from lattice_live.node.tls import is_loopback
 from lattice_live.settlement import Settlement
 from lattice_live.upstream import NodeFailure, Peer, Realm, Upstream
 
@@ -232,7 +232,7 @@ class Members:
         if len({self._config.models[name].kind for name in application.models}) > 1:
             raise MembershipError(400, "wrong_model", "models: must be of one kind")
         place = urlsplit(application.url)
-        if place.scheme == "http" and not _is_loopback(place.hostname or ""):
+        if place.scheme == "http" and not is_loopback(place.hostname or ""):
             message = "url: must begin with https, as the node is not on this machine"
             raise MembershipError(400, "insecure_url", message)
         if place.scheme == "https" and not self._config.live.tls:
@@ -340,13 +340,6 @@ def _registered(bridge: Bridge, node: int, operator: bytes, kind: int, applicati
         if (offer.price_in_nlai, offer.price_out_nlai) != (asked.price_in_nlai, asked.price_out_nlai):
             raise MembershipError(409, "other_offer", f"models.{name}: must ask what the chain says that the node asks")
     return found.bond_nlai
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Caller(Protocol):

@@ -9,7 +9,6 @@ Without TLS, which needs the Nexus's certificate, it listens on this machine onl
 
 import argparse
 import asyncio
-import ipaddress
 import json
 import os
 import signal
@@ -48,7 +47,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.tls and not (arguments.key and arguments.nexus_cert):
         parser.error("--tls needs --key and --nexus-cert")
-    if not arguments.tls and not _is_loopback(arguments.host):
+    if not arguments.tls and not tls.is_loopback(arguments.host):
         parser.error(f"--host: without --tls must be an address of this machine's loopback, not {arguments.host}")
     for number in (signal.SIGTERM, signal.SIGINT):  # explicit: a background job inherits SIGINT ignored
         signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises the signal again once it has stopped
@@ -142,13 +141,6 @@ def _tls_context(arguments: argparse.Namespace, key: Key) -> ssl.SSLContext:
     nexus = tls.read(arguments.nexus_cert)
     tls.owner(nexus)  # or it proves no identity
     return tls.node_context(tls.open_certificate(key, arguments.key.with_suffix(".pem")), nexus)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _stop_at_end_of_stdin() -> None:
