@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from lattice_core.batch import Chunk
 from lattice_core.events import EVENTS, Command, Event
@@ -28,8 +29,6 @@ RULES = (
 _BY_NAME = {kind.__name__: kind for kind in EVENTS}
 _TAKES: dict[Any, Any] = {int: int, bool: int, float: (int, float)}
 """What a field of an event takes; one of any other type takes a list."""
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class JournalError(ValueError):
@@ -58,22 +57,22 @@ def rules_hash() -> str:
 @cache
 def schema_hash() -> str:
     """SHA-256 over the names and fields of every event."""
-    return sha256(_encode([[kind.__name__, *kind._fields] for kind in EVENTS]).encode()).hexdigest()
+    return sha256(orjson.dumps([[kind.__name__, *kind._fields] for kind in EVENTS])).hexdigest()
 
 
 def header_line(config: str) -> str:
     """The first line of a journal for a network with this canonical config."""
-    return _encode(Header(FORMAT, VERSION, schema_hash(), rules_hash(), config)._asdict()) + "\n"
+    return _line(Header(FORMAT, VERSION, schema_hash(), rules_hash(), config)._asdict())
 
 
 def event_line(event: Event) -> str:
     """One event as a line."""
-    return _encode((type(event).__name__, *event)) + "\n"
+    return _line((type(event).__name__, *event))
 
 
 def decision_line(number: int, command: Command) -> str:
     """One command as a line, after the number of the event that caused it: what a replay compares."""
-    return _encode((number, type(command).__name__, *map(_plain, command))) + "\n"
+    return _line((number, type(command).__name__, *map(_plain, command)))
 
 
 def read(lines: Iterable[str], source: str) -> tuple[Header, Iterator[Event]]:
@@ -82,6 +81,10 @@ def read(lines: Iterable[str], source: str) -> tuple[Header, Iterator[Event]]:
     _, first = next(numbered, (0, ""))
     header = _header(first, source)
     return header, (_event(line, source, number) for number, line in numbered if line.endswith("\n"))
+
+
+def _line(content: Any) -> str:
+    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE).decode()
 
 
 def _plain(value: Any) -> Any:

@@ -216,7 +216,7 @@ class Nexus:
 
     def count(self, name: str) -> int:
         """One counter of `state.CLOCK`, such as `arrived`."""
-        return int(self.state.clock[0][name])
+        return int(self.state.clock[name].item())
 
     @property
     def registered(self) -> int:

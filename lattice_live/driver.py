@@ -109,7 +109,7 @@ class Answer:
         self._waiting: deque[Drawn] = deque()  # those that the reader has not taken
         self._taken_s = 0.0  # when he last took one, or last had them all
         self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # he waits for it
 
     async def tokens(self) -> AsyncIterator[Drawn]:
         """Tokens; they stop when the request has ended."""
@@ -119,8 +119,8 @@ class Answer:
                 yield self._waiting.popleft()
             if self.status is not None:
                 return
-            self._news.clear()
-            await self._news.wait()
+            self._reader = self._loop.create_future()
+            await self._reader
 
     def ended(self) -> Status:
         """How it ended, once it has."""
@@ -139,14 +139,18 @@ class Answer:
         self.ids.append(drawn.token)
         if self.ask.enough is not None and self.ask.enough(drawn):
             self.enough = True
-        self.begun.set()
-        self._news.set()
+        self._wake()
 
     def end(self, status: Status) -> None:
         self.status = status
-        self.begun.set()
         self.over.set()
-        self._news.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self.begun.is_set():
+            self.begun.set()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Driver:

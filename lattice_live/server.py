@@ -1,6 +1,7 @@
 """The gateway behind a listening socket, from ready to drained."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -49,10 +50,13 @@ async def serve(network: Network, listener: socket.socket, ready: Callable[[], o
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,
     )
     server = _Server(config, ready)
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it again and again would hold everybody up
     serving, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())
     ends: list[asyncio.Future[Any]] = [serving, stopping, network.driver.broken]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -1,18 +1,21 @@
 """A Storage in one SQLite file: write-ahead log, full sync, one thread that commits whatever has been queued.
 
-A commit begins as soon as the one before has ended, with all that has come meanwhile: under load they grow, and nobody waits
-for a timer. The rows of a table go to SQLite as one JSON text in one statement, so that the thread needs the interpreter for
+Where somebody waits, a commit begins as soon as the one before has ended, with all that has come meanwhile: under load they
+grow. What nobody waits for goes with the next one, LINGER_S later at the latest.
+
+The rows of a table go to SQLite as one JSON text in one statement, so that the thread needs the interpreter for
 moments only. A snapshot goes in pieces, one with each commit, so that it delays none for long.
 """
 
 import asyncio
-import json
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from lattice_live.node.receipts import Progress, Signed
 from lattice_live.storage import StorageError
@@ -33,6 +36,9 @@ SNAPSHOTS = 2
 """How many are kept: one more than is needed, should the last be damaged."""
 
 PIECE_BYTES = 1 << 17
+
+LINGER_S = 0.004
+"""A commit costs as much as the rest of a request; what happens between two of them is in both anyway."""
 
 _TABLES = """
     CREATE TABLE events (number INTEGER PRIMARY KEY, line TEXT NOT NULL);
@@ -74,7 +80,7 @@ class Reader:
     def receipts(self, leg: int | None = None) -> list[Signed]:
         """The last receipt of each leg, or of one, by leg."""
         rows = self._rows("SELECT progress, signature FROM receipts WHERE ? IS NULL OR leg = ? ORDER BY leg", leg, leg)
-        return [Signed(Progress.from_json(json.loads(progress)), bytes.fromhex(signature)) for progress, signature in rows]
+        return [Signed(Progress.from_json(orjson.loads(progress)), bytes.fromhex(signature)) for progress, signature in rows]
 
     def document(self, space: str, key: str) -> str | None:
         """A document's JSON."""
@@ -159,7 +165,8 @@ class Sqlite:
         self._queued = _Batch()
         self._written: _Batch | None = None
         self._pieces: deque[_Piece] = deque()
-        self._due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._hurried = False
         self._closing: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "storage")
 
@@ -175,7 +182,7 @@ class Sqlite:
         self._queue().receipts[signed.progress.leg] = signed
 
     def put(self, space: str, key: str, value: Mapping[str, Any]) -> None:
-        self._queue().documents[space, key] = json.dumps(value)
+        self._queue().documents[space, key] = _json(value)
 
     def drop(self, space: str, key: str) -> None:
         self._queue().documents[space, key] = None
@@ -190,11 +197,16 @@ class Sqlite:
         self._queue()
 
     def _queue(self) -> _Batch:
-        """What the next commit will write: once the loop's present callback is through, or the commit under way is."""
-        if self._written is None and not self._due:
-            self._due = True
-            self._loop.call_soon(self._begin)
+        """What the next commit will write."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(LINGER_S, self._begin)
         return self._queued
+
+    def _hurry(self) -> None:
+        """Let it begin at once: when the loop's present callback is through, or the commit under way is."""
+        if self._written is None and not self._hurried:
+            self._hurried = True
+            self._loop.call_soon(self._begin)
 
     # Reading
 
@@ -219,6 +231,7 @@ class Sqlite:
     def after(self, done: Callable[[], object]) -> None:
         if self._queued:
             self._queued.done.append(done)
+            self._hurry()
         elif self._written is not None:
             self._written.done.append(done)
         elif not self.broken.done():
@@ -234,15 +247,20 @@ class Sqlite:
     async def close(self) -> None:
         """Make all of it durable, unless nothing can be any more, and let go of the file."""
         self._closing = self._loop.create_future()
-        self._queue()
+        self._hurry()
         await asyncio.wait((self._closing, self.broken), return_when=asyncio.FIRST_COMPLETED)
         self._thread.shutdown()
         self.reader.close()
         self._connection.close()
 
     def _begin(self) -> None:
-        """Let the thread write what is queued."""
-        self._due = False
+        """Let the thread write what is queued, if it writes nothing else."""
+        self._hurried = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._written is not None:
+            return
         if self._pieces:
             self._queued.piece = self._pieces.popleft()
         if self._queued:
@@ -251,7 +269,7 @@ class Sqlite:
             self._thread.submit(self._commit, batch, dict(self._counts))
             self._counts["events"] += len(batch.events)
             self._counts["decisions"] += len(batch.decisions)
-        elif self._closing is not None:
+        elif self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
 
     def _end(self, batch: _Batch, error: Exception | None) -> None:
@@ -260,7 +278,10 @@ class Sqlite:
             self.broken.set_exception(StorageError(f"{self.path}: cannot be written: {error}"))
             return
         self._written = None
-        self._begin()
+        if self._queued.done or self._closing is not None:
+            self._begin()
+        elif self._queued or self._pieces:
+            self._queue()
         for done in batch.done:
             done()
 
@@ -280,13 +301,13 @@ class Sqlite:
         execute("BEGIN IMMEDIATE")
         for table, lines in (("events", batch.events), ("decisions", batch.decisions)):
             if lines:
-                execute(_APPEND.format(table=table), (first[table], json.dumps(lines)))
+                execute(_APPEND.format(table=table), (first[table], _json(lines)))
         if batch.receipts:
-            execute(_RECEIPTS, (json.dumps([_row(signed) for signed in batch.receipts.values()]),))
+            execute(_RECEIPTS, (_json([_row(signed) for signed in batch.receipts.values()]),))
         if puts := [[space, key, text] for (space, key), text in batch.documents.items() if text is not None]:
-            execute(_PUT, (json.dumps(puts),))
+            execute(_PUT, (_json(puts),))
         if drops := [[space, key] for (space, key), text in batch.documents.items() if text is None]:
-            execute(_DROP, (json.dumps(drops),))
+            execute(_DROP, (_json(drops),))
         if batch.piece is not None:
             execute("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?)", batch.piece)
             if not batch.piece.part:
@@ -343,9 +364,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _row(signed: Signed) -> list[Any]:
-    return [signed.progress.leg, json.dumps(signed.progress.to_json()), signed.signature.hex()]
+    return [signed.progress.leg, _json(signed.progress.to_json()), signed.signature.hex()]
+
+
+def _json(content: Any) -> str:
+    return orjson.dumps(content).decode()
 
 
 def _parsed(text: str | None) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = None if text is None else json.loads(text)
+    found: dict[str, Any] | None = None if text is None else orjson.loads(text)
     return found

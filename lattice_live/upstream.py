@@ -4,13 +4,14 @@ What a node says about itself or an answer goes into no message here: it might b
 """
 
 import asyncio
-import json
 import math
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from lattice_core.config.network import Timeouts
 from lattice_core.state import BAD_ANSWER, NODE_LOST, NODE_REFUSED, NODE_TIMEOUT
@@ -28,8 +29,6 @@ MAX_LINE_BYTES = 1 << 16
 
 _GARBAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading JSON raises that is no JSON, or other than it should be."""
-
-_DECODER = json.JSONDecoder()
 
 
 class NodeFailure(Exception):  # noqa: N818 (a failure is an answer)
@@ -49,6 +48,10 @@ class Order(NamedTuple):
     max_tokens: int
     sampling: Sampling
     session: str | None = None
+
+    def to_json(self) -> bytes:
+        sampling = {**self.sampling._asdict(), "logit_bias": dict(self.sampling.logit_bias)}
+        return orjson.dumps({**self._asdict(), "sampling": sampling}, option=orjson.OPT_NON_STR_KEYS)
 
 
 class Peer(NamedTuple):
@@ -114,16 +117,15 @@ class Upstream:
     async def answer(
         self, node: int, order: Order, take: Callable[[Drawn], object], receipted: Callable[[Signed], object]
     ) -> None:
-        """Hand an answer's tokens to `take` and its receipts, once checked, to `receipted`, as they come, until it ends.
+        """Hand an answer's tokens to `take` and its receipts, once proven, to `receipted`, as they come, until it ends.
 
-        Raises NodeFailure, also for a receipt that is wrong or missing. A leg that is told to stop by `cancel` ends like any
-        other; once cancelled, this leaves it at once, and the node stops, too.
+        Raises NodeFailure, also for a receipt that is wrong or missing; what was right before counts. A leg that is told
+        to stop by `cancel` ends like any other; once cancelled, this leaves it at once, and the node stops, too.
         """
         if order.model not in self._joined.get(node, {}):
             raise NodeFailure(NODE_REFUSED, f"the node has not joined, or not with {order.model!r}")
         model = self.models[order.model]
         leg = Leg(self._terms(node), order.leg, bytes.fromhex(model.model_hash), len(order.prompt))
-        body = {**order._asdict(), "sampling": {**order.sampling._asdict(), "logit_bias": dict(order.sampling.logit_bias)}}
         loop, idle_s = asyncio.get_running_loop(), self._idle_s
         auditor = Auditor(leg, self._peers[node].owner)
         reading = _Reading(order, model, auditor, take, receipted)
@@ -137,10 +139,10 @@ class Upstream:
                     timeout.reschedule(due_s)
             return over
 
-        with _judged("an order"):
+        with _judged("an order"), reading:
             try:
                 async with asyncio.timeout(self._first_token_s) as timeout:
-                    await self._channels[node].exchange("POST", "/v1/submit", json.dumps(body).encode(), feed)
+                    await self._channels[node].exchange("POST", "/v1/submit", order.to_json(), feed)
             except ConnectTimeoutError:
                 raise
             except TimeoutError as error:
@@ -225,9 +227,9 @@ class Upstream:
             return False
 
         async with asyncio.timeout(self._first_token_s):
-            await channel.exchange(method, f"/v1/{what}", b"" if body is None else json.dumps(body).encode(), take)
+            await channel.exchange(method, f"/v1/{what}", b"" if body is None else orjson.dumps(body), take)
         try:
-            return json.loads(reply)
+            return orjson.loads(reply)
         except _GARBAGE as error:
             raise NodeFailure(BAD_ANSWER, "a reply that is not JSON") from error
 
@@ -270,20 +272,33 @@ class _Reading:
             if self.over:
                 break
             try:
-                part = self._parse(_json(line.decode()))
+                part = self._parse(orjson.loads(line))
             except ReceiptError:
                 raise
             except _GARBAGE as error:
                 raise NodeFailure(BAD_ANSWER, f"not a line of an answer: {type(error).__name__}") from error
             if isinstance(part, Drawn):
                 self._take(part)
-            elif part is not None:
-                self._receipted(part)
+            elif part:
+                self._prove()
         if len(self._rest) > MAX_LINE_BYTES:
             raise NodeFailure(BAD_ANSWER, f"not a line of an answer: more than {MAX_LINE_BYTES} bytes")
         return self.over
 
-    def _parse(self, part: Any) -> Drawn | Signed | None:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *raised: object) -> None:
+        """However it ended, the receipts that came count."""
+        with suppress(ReceiptError):
+            self._prove()
+
+    def _prove(self) -> None:
+        if (signed := self._auditor.prove()) is not None:
+            self._receipted(signed)
+
+    def _parse(self, part: Any) -> Drawn | bool:
+        """A token, or whether what came has to be proven."""
         auditor = self._auditor
         if "token" in part:
             drawn = _drawn(part, self._model.vocabulary, self._order.sampling.top_logprobs)
@@ -295,9 +310,7 @@ class _Reading:
             self._ended = drawn.token in self._model.end or auditor.count == self._order.max_tokens
             return drawn
         if "receipt" in part:
-            signed = Signed(Progress.from_json(part["receipt"]), bytes.fromhex(part["signature"]))
-            auditor.check(signed)
-            return signed
+            return auditor.check(Signed(Progress.from_json(part["receipt"]), bytes.fromhex(part["signature"])))
         if "error" in part:
             raise NodeFailure(NODE_LOST, "the node ended it with an error")
         if part["output_tok"] != auditor.count:
@@ -306,15 +319,7 @@ class _Reading:
             raise NodeFailure(BAD_ANSWER, f"ended after {auditor.count} tokens without a reason")
         auditor.finish()
         self.over = True
-        return None
-
-
-def _json(line: str) -> Any:
-    """What `json.loads` gives, without its overhead. Raises ValueError."""
-    value, end = _DECODER.raw_decode(line)
-    if end < len(line) and not line[end:].isspace():
-        raise ValueError("more than one value")
-    return value
+        return True
 
 
 def _drawn(part: Mapping[str, Any], vocabulary: int, top_logprobs: int | None) -> Drawn:

@@ -19,7 +19,7 @@ ARROWS = {
     "lattice_live": {"lattice_core", "lattice_live"},
     "lattice_cli": {"lattice_core", "lattice_sim", "lattice_live", "lattice_cli"},
 }
-CORE_MAY_IMPORT = {"lattice_core", "numpy", "numba", "pydantic", "pydantic_core", "yaml"}
+CORE_MAY_IMPORT = {"lattice_core", "numpy", "orjson", "numba", "pydantic", "pydantic_core", "yaml"}
 OUTSIDE_WORLD = {"asyncio", "http", "multiprocessing", "socket", "sqlite3", "subprocess", "threading", "time", "urllib"}
 HEAVY = {"eth", "matplotlib", "mesa", "onnxruntime", "pandas", "simpy", "web3"}
 

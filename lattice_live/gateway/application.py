@@ -16,13 +16,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from lattice_core.state import OUTCOMES, REASONS, UP
 from lattice_live import membership
@@ -34,18 +33,6 @@ from lattice_live.gateway.service import Gateway
 from lattice_live.gateway.wire import Doorman, read
 
 BODIES = (schemas.Chat, schemas.Completion, schemas.NewMember, schemas.NewKey)
-
-
-class _Sending(APIRoute):
-    """A route whose endpoint sends its answer itself."""
-
-    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await endpoint(Request(scope, receive, send))
-
-        self.app = app
 
 
 def application(gateway: Gateway) -> ASGIApp:
@@ -61,14 +48,15 @@ def application(gateway: Gateway) -> ASGIApp:
         """Continue a text, or token ids."""
         await gateway.serve(request, schemas.Completion)
 
-    # First, as routes are tried in their order
-    for path, endpoint, body, answer in (
-        ("/v1/chat/completions", chat_completions, schemas.Chat, schemas.ChatAnswer),
-        ("/v1/completions", completions, schemas.Completion, schemas.TextAnswer),
-    ):
+    straight = {"/v1/chat/completions": chat_completions, "/v1/completions": completions}
+    bodies: list[tuple[type[BaseModel], type[BaseModel]]] = [
+        (schemas.Chat, schemas.ChatAnswer),
+        (schemas.Completion, schemas.TextAnswer),
+    ]
+    for (path, endpoint), (body, answer) in zip(straight.items(), bodies, strict=True):
         documented = _documented(answer, 400, 402, 403, 404, 408, 413, 429, 500, 502, 503, 504, body=body)
         documented["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-        app.router.add_api_route(path, endpoint, methods=["POST"], route_class_override=_Sending, **documented)
+        app.router.add_api_route(path, endpoint, methods=["POST"], **documented)
 
     @app.get("/v1/models", **_documented(schemas.ModelList, 403))
     async def list_models(request: Request) -> Response:
@@ -208,25 +196,21 @@ def application(gateway: Gateway) -> ASGIApp:
     app.include_router(membership.routes(gateway.network, gateway.authenticate), responses=errors)
     app.add_exception_handler(membership.MembershipError, membership.refuse)
 
-    @app.exception_handler(HTTPException)
-    async def refuse(request: Request, error: HTTPException) -> Response:
+    async def refuse(request: Request, error: Exception) -> Response:
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=499)  # nobody reads it
+        if not isinstance(error, HTTPException):
+            error = Refusal(500, "internal_error", "the Nexus made a mistake; its log says which")
         if not isinstance(error, Refusal):
             message = f"{request.method} {request.url.path}: {error.detail}"
             error = Refusal(error.status_code, "unknown_url", message, headers=error.headers)
         return JSONResponse(error.body(), error.status_code, headers=error.headers)
 
-    @app.exception_handler(ClientDisconnect)
-    async def let_go(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it
-
-    @app.exception_handler(Exception)
-    async def excuse(request: Request, error: Exception) -> Response:
-        refusal = Refusal(500, "internal_error", "the Nexus made a mistake; its log says which")
-        return JSONResponse(refusal.body(), 500)
-
+    for kind in (HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, refuse)
     description = _described(app)
     app.openapi = lambda: description  # type: ignore[method-assign]
-    return Doorman(app, gateway.metrics.answered)
+    return Doorman(app, gateway.metrics.answered, straight, refuse)
 
 
 def _list(data: list[dict[str, Any]]) -> Response:

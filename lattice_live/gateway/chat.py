@@ -1,10 +1,11 @@
 """An answer's tokens as text, and both in OpenAI's shapes: whole, or as server-sent events."""
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
+
+import orjson
 
 from lattice_live.models.text import StopStrings, Text
 from lattice_live.node.sampling import Drawn
@@ -190,8 +191,8 @@ class TextForm(Form):
 
 def event(content: dict[str, Any]) -> bytes:
     """An event of its own kind."""
-    return f"data: {_json(content)}\n\n".encode()
+    return b"data: " + orjson.dumps(content) + b"\n\n"
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, separators=(",", ":"))
+    return orjson.dumps(content).decode()

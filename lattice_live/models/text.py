@@ -3,10 +3,8 @@
 import codecs
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -19,9 +17,9 @@ from tokenizers import Tokenizer
 from lattice_live.models.tokeniser import byte_letters
 
 MAX_WORK = 1 << 24
-"""What rendering a chat may cost: characters made and numbers counted, and LINE_WORK for each line of the template run."""
+"""What rendering a chat may cost: characters made and numbers counted, and STEP_WORK for each statement of a loop or macro."""
 
-LINE_WORK = 64
+STEP_WORK = 64
 
 _BYTES = {letter: byte for byte, letter in enumerate(byte_letters())}
 
@@ -175,32 +173,20 @@ class _Template:
         self._marks = {"bos_token": bos_token, "eos_token": eos_token}
         self._sandbox = _Sandbox()
         try:
-            tree = _Joined().visit(self._sandbox.parse(source))
+            tree = _Bounded().visit(self._sandbox.parse(source))
             self._template = self._sandbox.from_string(tree)
         except (TemplateError, RecursionError, SyntaxError, ValueError) as error:
             raise TextError(f"chat template: {_line(error)}") from None
 
     def render(self, messages: list[dict[str, Any]]) -> str:
         """The chat as text."""
-        sandbox, code = self._sandbox, self._template.root_render_func.__code__.co_filename
-
-        def line(frame: FrameType, event: str, argument: object) -> Any:
-            if frame.f_code.co_filename != code:
-                return None
-            sandbox.spend(LINE_WORK)
-            return line
-
-        sandbox.left = MAX_WORK
-        tracing = sys.gettrace()
-        sys.settrace(line)  # a loop of a template is a loop of Python, which nothing else can stop
+        self._sandbox.left = MAX_WORK
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._marks)
         except (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError) as error:
             raise TextError(f"chat template: {_line(error)}") from None
         except (TypeError, ValueError) as error:
             raise TextError(f"chat template: {_line(error)}") from None
-        finally:
-            sys.settrace(tracing)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -221,10 +207,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         }
         self.concat = self._concat  # type: ignore[method-assign]  # what macros and blocks return
 
-    def spend(self, work: int) -> None:
+    def spend(self, work: int) -> bool:
         self.left -= work
         if self.left < 0:
             raise TemplateError(f"takes more work than a chat may, {MAX_WORK}")
+        return True
+
+    def weighed(self, value: Any) -> Any:
+        """Spends as much as `value` is large."""
+        self.spend(_size(value) if hasattr(value, "__len__") else 0)
+        return value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
@@ -246,6 +238,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, *arguments: Any, **named: Any) -> Any:
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if isinstance(owner, str | list | dict):
+            self.weighed(owner)
         if isinstance(owner, str) and name == "join":
             return self._joined(arguments[0], owner)
         if isinstance(owner, str) and name == "replace":
@@ -254,7 +248,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def _range(self, *bounds: int) -> range:
         numbers = range(*bounds)
-        self.spend(len(numbers) * LINE_WORK)
+        self.spend(len(numbers) * STEP_WORK)
         return numbers
 
     def _joined(self, values: Iterable[Any], between: str = "") -> str:
@@ -278,14 +272,66 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return text
 
 
-class _Joined(NodeTransformer):
-    """Writes `a ~ b` as `[a, b] | join`, which is bounded."""
+class _Bounded(NodeTransformer):
+    """Makes whatever a template may do again and again spend: turns of loops, what they pass over, calls of macros, what a
+    filter, a slice or a search goes through.
+
+    Writes `a ~ b` as `[a, b] | join`, which is bounded.
+    """
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        joined = nodes.Filter(nodes.List(node.nodes), "join", [], [], None, None, lineno=node.lineno)
-        joined.environment = node.environment
-        return joined
+        return _like(node, nodes.Filter(nodes.List(node.nodes), "join", [], [], None, None))
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        node.node = node.node and _weighed(node.node)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _weighed(node.node)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        for operand in node.ops:
+            if not isinstance(operand.expr, nodes.Const):
+                operand.expr = _weighed(operand.expr)
+        return node
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+        if node.test is not None:
+            node.test = _like(node, nodes.And(_spent(node, 1), node.test))
+        return self._metered(node)
+
+    def _metered(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
+        steps = 1 + sum(1 for inner in node.body for _ in inner.find_all(nodes.Stmt))
+        node.body.insert(0, _like(node, nodes.ExprStmt(_spent(node, steps))))
+        self.generic_visit(node)
+        return node
+
+    visit_Macro = visit_CallBlock = _metered  # noqa: N815
+
+
+def _spent(at: nodes.Node, steps: int) -> nodes.Expr:
+    return _told("spend", _like(at, nodes.Const(steps * STEP_WORK)))
+
+
+def _weighed(value: nodes.Expr) -> nodes.Expr:
+    return _told("weighed", value)
+
+
+def _told(what: str, value: nodes.Expr) -> nodes.Expr:
+    """A call of the sandbox's own."""
+    return _like(value, nodes.Call(_like(value, nodes.EnvironmentAttribute(what)), [value], [], None, None))
+
+
+def _like[N: nodes.Node](old: nodes.Node, new: N) -> N:
+    """A node in the old one's place."""
+    new.lineno, new.environment = old.lineno, old.environment
+    return new
 
 
 def _refuse(message: str) -> None:

@@ -1,7 +1,8 @@
 """A node's receipts: how many tokens of an answer it has delivered so far, signed with its chain key.
 
 Receipts are cumulative: the last one stands for all before it. They come in the stream behind the tokens they count, every
-RECEIPT_TOK tokens, RECEIPT_S after a token that has none, and at the end. `Book` writes them, `Auditor` is the Nexus's side.
+RECEIPT_TOK tokens, RECEIPT_S after a token that has none, and at the end. `Book` writes them, `Auditor` is the Nexus's side: it
+compares each with what came, and checks a signature where it is due, as that costs more than all the rest.
 """
 
 from hashlib import sha256
@@ -13,6 +14,10 @@ from lattice_core.service import RECEIPT_TOK
 from lattice_live.node.identity import IdentityError, Terms, check
 
 RECEIPT_S = 0.25
+
+PROOF_MS = 4_000
+"""The Nexus checks the signature of the first receipt that is RECEIPT_TOK tokens, or so long, behind the last that it checked,
+and of the last one: if it dies, a node may lose what it earned in between."""
 
 TYPE = (
     "Progress(uint16 nexus,uint32 node,uint64 leg,bytes32 modelHash,uint32 promptTok,"
@@ -128,6 +133,8 @@ class Auditor(_Tally):
     def __init__(self, leg: Leg, owner: bytes) -> None:
         super().__init__(leg)
         self._owner = owner
+        self._unproven: Signed | None = None
+        self._proven_tok, self._proven_ms = 0, 0
 
     def add(self, token: int) -> None:
         """Count a token that came. Raises ReceiptError if the ones before it should have had their receipt."""
@@ -135,8 +142,8 @@ class Auditor(_Tally):
             raise ReceiptError(f"{RECEIPT_TOK} tokens without a receipt")
         self._add(token)
 
-    def check(self, signed: Signed) -> None:
-        """Accept the receipt of exactly what has come, or raise ReceiptError."""
+    def check(self, signed: Signed) -> bool:
+        """Take the receipt of exactly what has come, or raise ReceiptError; whether `prove` is due."""
         progress = signed.progress
         if progress.t_ms < self._t_ms:
             raise ReceiptError(f"t_ms: {progress.t_ms} after {self._t_ms}")
@@ -147,11 +154,23 @@ class Auditor(_Tally):
             raise ReceiptError(f"{name}: must be {known[name]}, not {str(said[name])[:64]}")
         if progress.to_tok == progress.from_tok:
             raise ReceiptError("a receipt of no tokens")
+        self.receipted, self._t_ms, self._unproven = progress.to_tok, progress.t_ms, signed
+        return self.receipted - self._proven_tok >= RECEIPT_TOK or self._t_ms - self._proven_ms >= PROOF_MS
+
+    def prove(self) -> Signed | None:
+        """The last receipt with a signature that is right, and so stands for all before it; None if that is known already.
+
+        Raises ReceiptError if it is wrong: then none since the last proven one counts.
+        """
+        signed, self._unproven = self._unproven, None
+        if signed is None:
+            return None
         try:
-            check(digest(self.leg.terms.domain, TYPE, progress), signed.signature, self._owner)
+            check(digest(self.leg.terms.domain, TYPE, signed.progress), signed.signature, self._owner)
         except IdentityError as error:
             raise ReceiptError(str(error)) from None
-        self.receipted, self._t_ms = progress.to_tok, progress.t_ms
+        self._proven_tok, self._proven_ms = signed.progress.to_tok, signed.progress.t_ms
+        return signed
 
     def finish(self) -> None:
         """Raise ReceiptError if tokens are left without a receipt."""

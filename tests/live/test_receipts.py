@@ -10,7 +10,7 @@ from lattice_core.chain.keys import Key, key_of
 from lattice_core.chain.typed_data import digest
 from lattice_core.service import RECEIPT_TOK
 from lattice_live.node.identity import Terms
-from lattice_live.node.receipts import TYPE, Auditor, Book, Leg, Progress, ReceiptError, Signed
+from lattice_live.node.receipts import PROOF_MS, TYPE, Auditor, Book, Leg, Progress, ReceiptError, Signed
 
 NODE, OTHER = key_of(1), key_of(2)
 LEG = Leg(Terms(nexus=0, node=3, chain_id=31337, registry=bytes(range(20))), leg=17, model_hash=bytes(32), prompt_tok=5)
@@ -37,9 +37,14 @@ def written(book: Book, tokens: Sequence[int], timed: Sequence[bool]) -> list[in
 def read(auditor: Auditor, sent: Sequence[int | Signed]) -> None:
     for part in sent:
         if isinstance(part, Signed):
-            auditor.check(part)
+            take(auditor, part)
         else:
             auditor.add(part)
+
+
+def take(auditor: Auditor, signed: Signed) -> None:
+    auditor.check(signed)
+    assert auditor.prove() == signed
 
 
 @given(TOKENS, CHOICES)
@@ -52,10 +57,27 @@ def test_an_honest_node_is_receipted_for_all_that_came_and_never_for_more(tokens
     assert auditor.receipted == len(tokens)
 
 
-@given(TOKENS, CHOICES, st.data())
-def test_a_receipt_with_any_field_altered_is_refused_and_leaves_no_mark(
-    tokens: list[int], timed: list[bool], data: st.DataObject
+@given(TOKENS, CHOICES, st.integers(1, 1_000))
+def test_signatures_are_checked_every_16_tokens_every_four_seconds_and_at_the_end(
+    tokens: list[int], timed: list[bool], ms_a_token: int
 ) -> None:
+    book, auditor = parties()
+    proven, proven_ms, last = 0, 0, None
+    for number, token in enumerate(tokens, 1):
+        auditor.add(token)
+        if not (book.add(token) or timed[number % len(timed)] or number == len(tokens)):
+            continue
+        last = book.sign(number * ms_a_token)
+        due = number - proven >= RECEIPT_TOK or number * ms_a_token - proven_ms >= PROOF_MS
+        assert auditor.check(last) == due
+        if due:
+            assert auditor.prove() == last
+            proven, proven_ms = number, number * ms_a_token
+    assert auditor.prove() == (None if proven == len(tokens) else last)
+
+
+@given(TOKENS, CHOICES, st.data())
+def test_a_receipt_with_any_field_altered_is_refused(tokens: list[int], timed: list[bool], data: st.DataObject) -> None:
     book, auditor = parties()
     *before, last = written(book, tokens, timed)
     read(auditor, before)
@@ -64,12 +86,14 @@ def test_a_receipt_with_any_field_altered_is_refused_and_leaves_no_mark(
     value = getattr(last.progress, name)
     other = st.binary(min_size=32, max_size=32) if isinstance(value, bytes) else st.integers(0, 2**16 - 1)
     forged = last.progress._replace(**{name: data.draw(other.filter(lambda other: other != value))})
-    with pytest.raises(ReceiptError):
-        auditor.check(Signed(forged, last.signature))
-    if name != "t_ms":  # which only the node knows
-        with pytest.raises(ReceiptError, match=f"{name}: must be"):  # also if the node itself signs it
-            auditor.check(Signed(forged, NODE.sign(digest(LEG.terms.domain, TYPE, forged))))
-    read(auditor, [last])
+    if name == "t_ms":  # which only the node knows
+        with pytest.raises(ReceiptError):
+            take(auditor, Signed(forged, last.signature))
+        return
+    for signature in (last.signature, NODE.sign(digest(LEG.terms.domain, TYPE, forged))):  # also if the node itself signs it
+        with pytest.raises(ReceiptError, match=f"{name}: must be"):
+            auditor.check(Signed(forged, signature))
+    read(auditor, [last])  # they left no mark
     auditor.finish()
 
 
@@ -82,7 +106,7 @@ def test_a_signature_with_any_bit_flipped_is_refused(tokens: list[int], timed: l
     signature = bytearray(last.signature)
     signature[byte] ^= 1 << bit
     with pytest.raises(ReceiptError):
-        auditor.check(Signed(last.progress, bytes(signature)))
+        take(auditor, Signed(last.progress, bytes(signature)))
 
 
 @given(TOKENS, CHOICES)

@@ -240,7 +240,8 @@ def test_the_actors_lines_are_a_nodes(actor: Actor) -> None:
         (lines(range(10, 31)), BAD_ANSWER, "token 21 came after the end"),
         (lines([5, 6, 7], receipts=False), BAD_ANSWER, "receipt: the answer ends with 3 tokens without a receipt"),
         (lines(range(10, 30), receipts=False), BAD_ANSWER, "receipt: 16 tokens without a receipt"),
-        (lines([5], key=STRANGER), BAD_ANSWER, "receipt: signed by 0x"),
+        (lines([5, 6, 7], key=STRANGER), BAD_ANSWER, "receipt: signed by 0x"),
+        (lines(range(10, 30), key=STRANGER)[:17], BAD_ANSWER, "receipt: signed by 0x"),
         (lines([5], leg=8), BAD_ANSWER, "receipt: leg: must be 7, not 8"),
         (lines([5], prompt_tok=200), BAD_ANSWER, "receipt: prompt_tok: must be 2, not 200"),
         ([GOOD[0], *GOOD[2:]], BAD_ANSWER, "token 2 came with another number"),
@@ -248,7 +249,7 @@ def test_the_actors_lines_are_a_nodes(actor: Actor) -> None:
         ([{"n": 1, "token": 4}, *GOOD[1:]], BAD_ANSWER, "receipt: tokens_hash: must be"),
         ([*GOOD[:4], GOOD[3]], BAD_ANSWER, "receipt: from_tok: must be 3, not 0"),
         ([{"receipt": {}, "signature": ""}], BAD_ANSWER, "receipt: not a receipt"),
-        (["[" * 2**15], BAD_ANSWER, "not a line of an answer: RecursionError"),
+        (["[" * 2**15], BAD_ANSWER, "not a line of an answer: JSONDecodeError"),
         (["x" * 2**20], BAD_ANSWER, f"not a line of an answer: (more than {MAX_LINE_BYTES} bytes|JSONDecodeError)"),
     ],
 )
