@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from lattice_live.gateway import Gateway, application
+from lattice_live.heads import Bounded
 from lattice_live.network import Network
 
 DRAIN_S = 10
@@ -46,6 +47,7 @@ async def serve(network: Network, listener: socket.socket, ready: Callable[[], o
     gateway = Gateway(network)
     config = uvicorn.Config(
         application(gateway),
+        http=Bounded,
         lifespan="off",
         log_level="warning",
         access_log=False,

@@ -2,7 +2,8 @@
 
 The Nexus is `lattice up`'s own, with its storage and its chain, in a process of its own on one core; nodes' stubs and the
 generator share another. What is called added is a quantile with the Nexus less the same one straight to a stub, both in turn
-in the same run. Beside each figure stands how late generator and stubs were themselves, and what of their core they used. Times
+in the same run. `bare` is a proxy that only passes on, made of the same libraries, in the same place: no Nexus in Python can be
+faster. Beside each figure stands how late generator and stubs were themselves, and what of their core they used. Times
 are the system's, as an event loop's own clock may stand still for a millisecond.
 """
 
@@ -21,6 +22,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -126,6 +128,8 @@ async def _bench(arguments: argparse.Namespace, core: int, folder: Path) -> dict
         async with _started(config, urls, folder / "run", core) as nexus:
             found = await _measured(arguments, nexus, Target(urls[0], "/v1/submit", _order), stubs)
             found["streams"] = await _streams(nexus, stubs, arguments.streams, arguments.seconds)
+        async with _bare(openai, core) as proxy:
+            found["bare"] = await _measured(arguments, proxy, Target(openai, "/v1/chat/completions", _chat), stubs)
         found["litellm"] = None
         if arguments.litellm:
             async with _litellm(arguments.litellm, openai, core) as proxy:
@@ -389,22 +393,12 @@ def _minus(a: float | None, b: float | None) -> float | None:
 @asynccontextmanager
 async def _started(config: Config, urls: Sequence[str], folder: Path, core: int) -> AsyncIterator[Target]:
     """A Nexus before the nodes at `urls`."""
-    spawn = get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=serve, args=(config, list(urls), folder, core, theirs))
-    process.start()
-    theirs.close()
-    try:
-        said = await _received(ours)
+    async with _process(serve, config, list(urls), folder, core) as (process, pipe):
+        try:
+            said = await _received(pipe)
+        except EOFError:
+            raise ConfigError("bench nexus: the Nexus did not start; its error stands above") from None
         yield Target(said["url"], "/v1/chat/completions", _chat, said["key"], process.pid or 0)
-        ours.send("stop")
-        await asyncio.to_thread(process.join, 60)
-    except EOFError:
-        raise ConfigError("bench nexus: the Nexus did not start; its error stands above") from None
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
 
 
 async def _received(pipe: Connection) -> Any:
@@ -437,6 +431,33 @@ async def _serve(config: Config, urls: Sequence[str], folder: Path, pipe: Connec
         ready = {"url": f"http://127.0.0.1:{listener.getsockname()[1]}", "key": key}
         await serve(network, listener, lambda: pipe.send(ready), stop)
     held.close()
+
+
+@asynccontextmanager
+async def _bare(openai: str, core: int) -> AsyncIterator[Target]:
+    """A proxy that only passes on, before an OpenAI-shaped server."""
+    from lattice_cli.bench.bare import serve as pass_on
+
+    async with _process(pass_on, openai, core) as (process, pipe):
+        yield Target(await _received(pipe), "/v1/chat/completions", _chat, "", process.pid or 0)
+
+
+@asynccontextmanager
+async def _process(target: Callable[..., None], *arguments: object) -> AsyncIterator[tuple[SpawnProcess, Connection]]:
+    """A process of its own, told to stop through the pipe that it gets as its last argument."""
+    spawn = get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=target, args=(*arguments, theirs))
+    process.start()
+    theirs.close()
+    try:
+        yield process, ours
+        ours.send("stop")
+        await asyncio.to_thread(process.join, 60)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
 
 
 @asynccontextmanager

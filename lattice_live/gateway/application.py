@@ -54,7 +54,7 @@ def application(gateway: Gateway) -> ASGIApp:
         (schemas.Completion, schemas.TextAnswer),
     ]
     for (path, endpoint), (body, answer) in zip(straight.items(), bodies, strict=True):
-        documented = _documented(answer, 400, 402, 403, 404, 408, 413, 429, 500, 502, 503, 504, body=body)
+        documented = _documented(answer, 400, 402, 403, 404, 408, 409, 413, 429, 500, 502, 503, 504, body=body)
         documented["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
         app.router.add_api_route(path, endpoint, methods=["POST"], **documented)
 

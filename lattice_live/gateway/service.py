@@ -144,6 +144,8 @@ class Gateway:
                 message = f"model: must be one of {', '.join(self.texts)}, not {asked.model!r}"
                 raise Refusal(404, "model_not_found", message, "model")
             keep = asked.lattice.history == "stored"
+            if keep:
+                self.chats.make_room(principal, asked.lattice.session or "")
             reader = Reader(self.texts[asked.model], asked.stop, asked.top, keep)
             answer = self._ask(asked, self._prompt(asked), reader, principal)
             visit: Visit = request.scope["visit"]

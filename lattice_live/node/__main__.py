@@ -25,6 +25,7 @@ import uvicorn
 
 from lattice_core.chain.keys import Key
 from lattice_core.units import MAX_TOKENS
+from lattice_live.heads import Bounded
 from lattice_live.models.folder import ModelFolder
 from lattice_live.models.random import build
 from lattice_live.node import tls
@@ -103,6 +104,7 @@ def _serve(arguments: argparse.Namespace, folders: dict[str, ModelFolder]) -> No
     node = Node(key, url, workers, prompts, metrics, purse)
     config = uvicorn.Config(
         application(node),
+        http=Bounded,
         lifespan="off",
         log_level="warning",
         access_log=False,

@@ -11,7 +11,7 @@ def test_a_short_bench_has_every_figure_and_no_failure(capsys: pytest.CaptureFix
     short = ["--seconds", "1", "--rate-seconds", "0.5", "--step-seconds", "0.4", "--streams", "3", "--most", "25"]
     assert main(["bench", "nexus", *short, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"cores", "rate_per_s", "whole", "stream", "capacity", "streams", "litellm"}
+    assert set(found) == {"cores", "rate_per_s", "whole", "stream", "capacity", "streams", "bare", "litellm"}
     assert found["litellm"] is None
     assert found["streams"]["tokens"] > 0
     assert found["stream"]["added_ms"]["p50"] is not None

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from lattice_core.chain.keys import Key, key_of
+from lattice_live.heads import Bounded
 from lattice_live.node.metrics import Metrics
 from lattice_live.node.server import Node, application
 from lattice_live.node.worker import Worker
@@ -27,6 +28,7 @@ def served(make: Callable[[str], Any], context: ssl.SSLContext | None = None) ->
     made = make(url)
     config = uvicorn.Config(
         application(made) if isinstance(made, Node) else made,
+        http=Bounded,
         lifespan="off",
         log_level="critical",
         timeout_graceful_shutdown=1,

@@ -14,7 +14,7 @@ import pytest
 from lattice_core.config import revise
 from lattice_core.events import Arrive, CancelRequest, NodesListed, Status
 from lattice_core.state import CLUSTER
-from lattice_live.gateway import Gateway, wire
+from lattice_live.gateway import Gateway, chats, wire
 from tests.live.front import HELLO, Front, events_of, front
 from tests.live.stage import Actor, Play, config_of
 
@@ -333,6 +333,22 @@ async def test_nothing_is_kept_of_a_chat_unless_its_user_asks_for_it(front: Fron
     assert (await front.http.get("/v1/chats", headers=ada)).json()["data"] == []
     assert (await front.http.delete("/v1/chats/s")).status_code == 200
     assert (await front.http.delete("/v1/chats/s")).status_code == 404
+
+
+@fronted()
+async def test_a_member_may_store_so_many_chats_and_no_more(front: Front) -> None:
+    async def keep(session: str) -> int:
+        ask = {"messages": HELLO, "max_tokens": 1, "lattice": {"history": "stored", "session": session}}
+        return (await front.ask(**ask)).status_code
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chats, "MAX_CHATS", 2)
+        assert [await keep(session) for session in "aba"] == [200, 200, 200]
+        asked = front.gateway.nexus.count("arrived")
+        assert await keep("c") == 409
+        assert front.gateway.nexus.count("arrived") == asked, "before it costs anything"
+        await front.http.delete("/v1/chats/a")
+        assert [await keep(session) for session in "cd"] == [200, 409]
 
 
 @fronted()
