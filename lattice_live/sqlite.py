@@ -11,8 +11,9 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
 import orjson
@@ -168,7 +169,9 @@ class Sqlite:
         self._timer: asyncio.TimerHandle | None = None
         self._hurried = False
         self._closing: asyncio.Future[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "storage")
+        self._batches: SimpleQueue[tuple[_Batch, dict[str, int]] | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="storage", daemon=True)  # a process that fails need not wait for it
+        self._thread.start()
 
     # Writing
 
@@ -249,7 +252,8 @@ class Sqlite:
         self._closing = self._loop.create_future()
         self._hurry()
         await asyncio.wait((self._closing, self.broken), return_when=asyncio.FIRST_COMPLETED)
-        self._thread.shutdown()
+        self._batches.put(None)
+        self._thread.join()
         self.reader.close()
         self._connection.close()
 
@@ -266,7 +270,7 @@ class Sqlite:
         if self._queued:
             batch = self._written = self._queued
             self._queued = _Batch()
-            self._thread.submit(self._commit, batch, dict(self._counts))
+            self._batches.put((batch, dict(self._counts)))
             self._counts["events"] += len(batch.events)
             self._counts["decisions"] += len(batch.decisions)
         elif self._closing is not None and not self._closing.done():
@@ -287,13 +291,14 @@ class Sqlite:
 
     # On the thread
 
-    def _commit(self, batch: _Batch, first: Mapping[str, int]) -> None:
-        error: Exception | None = None
-        try:
-            self._write(batch, first)
-        except Exception as failure:
-            error = failure
-        self._loop.call_soon_threadsafe(self._end, batch, error)
+    def _work(self) -> None:
+        while (work := self._batches.get()) is not None:
+            error: Exception | None = None
+            try:
+                self._write(*work)
+            except Exception as failure:
+                error = failure
+            self._loop.call_soon_threadsafe(self._end, work[0], error)
 
     def _write(self, batch: _Batch, first: Mapping[str, int]) -> None:
         """One transaction; `first` are the numbers of its first lines."""

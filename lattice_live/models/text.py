@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +82,31 @@ class Text:
         """
         if self._template is None:
             raise TextError("this model has no chat template")
-        whole = json.dumps(messages, ensure_ascii=False) + self._template.source
-        apart = next((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in whole), None)
-        if apart is None:
-            raise TextError("must leave one of the noncharacters U+FDD0 to U+FDEF unused")
-        disarmed = _mapped(messages, lambda text: self._marks.sub(lambda mark: apart.join(mark[0]) + apart, _valid(text)))
-        rendered = self._template.render(disarmed)
+        valid = _mapped(messages, _valid)
+        apart = self._apart(valid)
+        if apart:
+            valid = _mapped(valid, lambda text: self._marks.sub(lambda mark: apart.join(mark[0]) + apart, text))
+        rendered = self._template.render(valid)
         ids, at = [], 0
         for mark in self._marks.finditer(rendered):
-            if rendered[mark.end() : mark.end() + 1] == apart:  # a control token of one letter, in a message
+            if apart and rendered[mark.end() : mark.end() + 1] == apart:  # a control token of one letter, in a message
                 continue
             ids += self._plain(rendered[at : mark.start()].replace(apart, ""))
             ids.append(self._control[mark[0]])
             at = mark.end()
         ids += self._plain(rendered[at:].replace(apart, ""))
         return ids if ids[:1] == self._prefix else self._prefix + ids
+
+    def _apart(self, messages: Sequence[dict[str, Any]]) -> str:
+        """A character that stands nowhere; "" if no message has a control token's text. Raises TextError."""
+        assert self._template is not None
+        if not any(map(self._marks.search, _strings(messages))):
+            return ""
+        whole = json.dumps(messages, ensure_ascii=False) + self._template.source
+        for code in range(0xFDD0, 0xFDF0):
+            if chr(code) not in whole:
+                return chr(code)
+        raise TextError("must leave one of the noncharacters U+FDD0 to U+FDEF unused")
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, `begin` before them if the model wants it; what UTF-8 cannot hold (a lone surrogate) becomes `?`."""
@@ -264,7 +274,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return text.replace(old, new, -1 if count is None else count)
 
     def _concat(self, parts: Iterable[str]) -> str:
-        return self._joined(parts)
+        parts = list(parts)
+        self.spend(sum(map(len, parts)) + len(parts))
+        return "".join(parts)
 
     def _json(self, value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
         text = json.dumps(value, ensure_ascii=ensure_ascii, indent=None if indent is None else min(indent, 8))
@@ -352,6 +364,15 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {key: _mapped(held, change) for key, held in value.items()}
     return [_mapped(held, change) for held in value] if isinstance(value, list | tuple) else value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The strings in lists and dicts, but for keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for held in value.values() if isinstance(value, dict) else value:
+            yield from _strings(held)
 
 
 def _valid(text: str) -> str:
