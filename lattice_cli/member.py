@@ -43,6 +43,8 @@ def add(commands: Any) -> None:
     )
     start.add_argument("--price-out", type=_price, metavar="LAI", help="per million tokens of answers; likewise")
     start.add_argument("--bond", type=_lai, metavar="LAI", help="the node's bond; else the least with which requests come")
+    start.add_argument("--cluster", metavar="NAME", help="join this private cluster, with an admin's --api-key")
+    add_api_key(start)
     start.add_argument("--slots", type=_slots, default=8, metavar="N", help="requests served at once, by model (8)")
     start.add_argument("--queue", type=_slots, default=8, metavar="N", help="requests that may wait, by model (8)")
     start.add_argument("--threads", type=_slots, default=os.cpu_count() or 1, metavar="N", help="CPU threads (all cores)")
@@ -128,8 +130,10 @@ def _start(arguments: argparse.Namespace) -> int:
     from lattice_live.models import ModelError
     from lattice_live.node.identity import IdentityError
 
-    client = Client(arguments.nexus)
+    client = Client(arguments.nexus, arguments.api_key if arguments.cluster else None)
     network = client.ask("GET", "/v1/network")
+    if arguments.cluster not in (None, *network["clusters"]):
+        raise ConfigError(f"--cluster: must be among {', '.join(network['clusters']) or 'none'}, not {arguments.cluster!r}")
     if network["tls"] and arguments.nexus_cert is None and arguments.host != "127.0.0.1":
         raise ConfigError("--nexus-cert: must be the Nexus's certificate, as this node is not on its machine")
     try:
@@ -220,7 +224,8 @@ def _join(arguments: argparse.Namespace, client: Client, network: Mapping[str, A
     if network["chain"]["backend"] == "rpc":
         operator = _operator(arguments, network, key)
         kind = KINDS.index(known[next(iter(offers))]["kind"])
-        node = _registered(arguments.key, operator, network, kind, bond_nlai)
+        cluster = 0 if arguments.cluster is None else 1 + network["clusters"].index(arguments.cluster)
+        node = _registered(arguments.key, operator, network, kind, bond_nlai, cluster)
         operator.post_offers(node, offers)
     else:
         print("this network's chain is its own: its Nexus registers and bonds the node", flush=True)
@@ -231,13 +236,16 @@ def _join(arguments: argparse.Namespace, client: Client, network: Mapping[str, A
         queue=arguments.queue,
         bond_nlai=bond_nlai,
         node=node,
+        cluster=arguments.cluster,
         t_ms=now_ms(),
     )
     signed = application.sign(key, _realm(network))
     return int(client.ask("POST", "/v1/nodes", signed.model_dump())["node"])
 
 
-def _registered(file: Path, operator: "Operator", network: Mapping[str, Any], kind: int, bond_nlai: int) -> int:
+def _registered(
+    file: Path, operator: "Operator", network: Mapping[str, Any], kind: int, bond_nlai: int, cluster: int
+) -> int:  # fmt: skip
     """The node's number on the chain; it registers and bonds now if it has not yet, which its own file tells."""
     from lattice_core.chain.port import Reverted
 
@@ -251,7 +259,7 @@ def _registered(file: Path, operator: "Operator", network: Mapping[str, Any], ki
             return int(number)
         if missing_nlai := operator.missing_nlai(bond_nlai):
             raise ConfigError(f"0x{operator.address.hex()}: must hold {lai(missing_nlai)} LAI more, to register and bond")
-        number = operator.register(kind, bond_nlai)
+        number = operator.register(kind, bond_nlai, cluster)
         kept.write_text(json.dumps({**found, registry: number}) + "\n")
     except Reverted as failure:
         raise ConfigError(f"the chain refuses: {failure}") from failure

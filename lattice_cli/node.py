@@ -95,7 +95,7 @@ def _profile(arguments: argparse.Namespace) -> int:
             folder = ModelFolder.open(arguments.model)
         else:
             folder = store.resolve(arguments.model, arguments.variant, progress_bar(arguments.model))
-        context = min(folder.manifest.context, 2 * profile.PROMPT_TOK)
+        context = min(folder.manifest.context, profile.CONTEXT_TOK)
         engine = Engine(folder, slots=arguments.slots, context=context, threads=arguments.threads, provider=arguments.provider)
     except (ModelError, RuntimeError, MemoryError) as error:
         raise ConfigError(str(error)) from error

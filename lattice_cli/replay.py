@@ -10,6 +10,9 @@ from typing import Any
 
 from lattice_core.config import ConfigError
 
+MANIFEST, JOURNAL, DECISIONS = "manifest.json", "journal.jsonl", "decisions.jsonl"
+"""A run directory's files that a replay reads."""
+
 
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("replay", help="recompute each decision of a run from the events in its journal")
@@ -24,7 +27,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     run = Path(arguments.run)
     try:
         with lines(run, "journal") as (events, source), lines(run, "decisions") as (commands, _):
-            difference = replay(events, commands, _digest(run / "manifest.json"), source)
+            difference = replay(events, commands, _digest(run / MANIFEST), source)
     except JournalError as error:
         raise ConfigError(str(error)) from error
     if difference is not None:
@@ -41,7 +44,7 @@ def lines(run: Path, what: str) -> Iterator[tuple[Iterable[str], str]]:
     from lattice_live.sqlite import FILE, Reader
     from lattice_live.storage import StorageError
 
-    file = run / f"{what}.jsonl"
+    file = run / {"journal": JOURNAL, "decisions": DECISIONS}[what]
     if not file.exists() and (run / FILE).exists():
         try:
             with closing(Reader(run / FILE)) as reader:

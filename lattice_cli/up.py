@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattice_cli import table
 from lattice_cli.network import add_config, read_config
+from lattice_cli.replay import DECISIONS, JOURNAL, MANIFEST
 from lattice_core.config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def _up(arguments: argparse.Namespace) -> int:
     from lattice_live.network import launched, models
     from lattice_live.server import listen
     from lattice_live.storage import StorageError
-    from lattice_sim.rundir import DECISIONS, JOURNAL, MANIFEST, default_folder
 
     config = read_config(arguments)
     launched(config)
@@ -50,7 +50,7 @@ def _up(arguments: argparse.Namespace) -> int:
             f"{arguments.config}: live.listen: cannot listen on {config.live.listen}: {error.strerror}"
         ) from error
     try:
-        folder = Folder(Path(arguments.out) if arguments.out else default_folder(config), config)
+        folder = Folder(Path(arguments.out) if arguments.out else _default_folder(config), config)
         for name in (MANIFEST, JOURNAL, DECISIONS):
             (folder.path / name).unlink(missing_ok=True)  # until it ends, it is not a whole run
         asyncio.run(_serve(config, folder, listener, folders), loop_factory=uvloop.new_event_loop)
@@ -61,6 +61,12 @@ def _up(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _default_folder(config: Config) -> Path:
+    from lattice_sim.rundir import default_folder  # with pandas, which a restart need not wait for
+
+    return default_folder(config)
 
 
 async def _serve(config: Config, folder: "Folder", listener: socket.socket, folders: "Mapping[str, ModelFolder]") -> None:
@@ -92,7 +98,7 @@ async def _serve(config: Config, folder: "Folder", listener: socket.socket, fold
 def _write(network: "Network") -> None:
     """The files of a run directory, as a simulation leaves them."""
     from lattice_live.sqlite import Reader
-    from lattice_sim.rundir import COMPLETE, DECISIONS, JOURNAL, Run
+    from lattice_sim.rundir import COMPLETE, Run
 
     with closing(Reader(network.folder.storage)) as reader:
         for name, table in ((JOURNAL, "events"), (DECISIONS, "decisions")):

@@ -50,6 +50,8 @@ class Application(BaseModel):
     queue: Annotated[int, Field(ge=0, le=65_536)]
     bond_nlai: Annotated[int, Field(ge=0, le=MAX_SUPPLY_NLAI)]
     node: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    cluster: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """The private cluster that it joins, which takes a key with the scope `admin`; None: it is public."""
     t_ms: Annotated[int, Field(ge=0, lt=2**63)]
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{130})?$")] = ""
 

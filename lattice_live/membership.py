@@ -7,8 +7,9 @@
     GET    /v1/network            what a node must know before it applies
     GET    /v1/wallet             the money of the account whose key asks
 
-Draining and dismissing is for the node itself, by its signature, and for keys with the scope `admin`. On a chain in this
-process, which is a test network's, the Nexus registers and bonds a node for it; on any other the node has done so itself.
+Draining and dismissing is for the node itself, by its signature, and for keys with the scope `admin`; a private cluster is
+joined with such a key, too. On a chain in this process, which is a test network's, the Nexus registers and bonds a node for it;
+on any other the node has done so itself.
 """
 
 import asyncio
@@ -231,6 +232,9 @@ class Members:
                 raise MembershipError(400, "wrong_model", message)
         if len({self._config.models[name].kind for name in application.models}) > 1:
             raise MembershipError(400, "wrong_model", "models: must be of one kind")
+        if application.cluster not in self._nexus.clusters:
+            clusters = ", ".join(name for name in self._nexus.clusters if name) or "none"
+            raise MembershipError(400, "no_such_cluster", f"cluster: must be among {clusters}, not {application.cluster!r}")
         place = urlsplit(application.url)
         if place.scheme == "http" and not is_loopback(place.hostname or ""):
             message = "url: must begin with https, as the node is not on this machine"
@@ -245,17 +249,18 @@ class Members:
             raise MembershipError(409, "network_full", f"there are {MAX_ENTRIES} nodes, as many as one settlement can pay")
         first = next(iter(application.models))
         kind = KINDS.index(self._config.models[first].kind)
-        bond_nlai = application.bond_nlai
+        bond_nlai, cluster = application.bond_nlai, self._nexus.clusters.index(application.cluster)
         if not self._settlement.remote:
-            node = await self._on_chain(lambda bridge: bridge.admit(operator, kind, bond_nlai))
+            node = await self._on_chain(lambda bridge: bridge.admit(operator, kind, bond_nlai, cluster))
         elif application.node is None:
             raise MembershipError(400, "not_registered", "node: must be the number that the registry gave this node")
         else:
             node = application.node
-            bond_nlai = await self._on_chain(lambda bridge: _registered(bridge, node, operator, kind, application))
+            bond_nlai = await self._on_chain(lambda bridge: _registered(bridge, node, operator, kind, cluster, application))
         self.peers[node] = Peer(application.url, operator)
         self._numbers[operator] = node
-        self._known[node] = document(application, operator, state="member", kind=kind, bond_nlai=bond_nlai)
+        more = {"state": "member", "kind": kind, "cluster_number": cluster, "bond_nlai": bond_nlai}
+        self._known[node] = document(application, operator, **more)
         self._keep(node)
         self._introduce(node)
         return node
@@ -264,7 +269,7 @@ class Members:
         """Tell the kernel of a node."""
         kept, t_ns = self._known[node], self._now_ns()
         key = entity_key(f"node/0x{kept['operator']}", 0)
-        self._tell(NodeRegistered(t_ns, node, key, kept["kind"], 0, -1, kept["slots"], kept["queue"]))
+        self._tell(NodeRegistered(t_ns, node, key, kept["kind"], kept["cluster_number"], -1, kept["slots"], kept["queue"]))
         self._tell(Bonded(t_ns, node, kept["bond_nlai"]))
         for name, asked in kept["models"].items():
             self._tell(OfferPosted(t_ns, node, self._models.index(name), asked["price_in_nlai"], asked["price_out_nlai"]))
@@ -273,7 +278,7 @@ class Members:
         """A node comes back, perhaps from elsewhere; what it offers is what it offered."""
         kept = self._known[node]
         said = application.model_dump()
-        for field in ("models", "slots", "queue"):
+        for field in ("models", "slots", "queue", "cluster"):
             if said[field] != kept[field]:
                 message = f"{field}: must be what node {node} was admitted with; another key may apply with others"
                 raise MembershipError(409, "already_admitted", message)
@@ -312,28 +317,28 @@ class Members:
         return int(self._nexus.table("nodes")[node]["in_flight"])
 
 
-async def recall(event: Event, settlement: Settlement, storage: Documents) -> None:
-    """Do again on a chain in this process what an event of the journal says of an admitted node."""
-    if isinstance(event, NodeRegistered | Bonded) and not settlement.remote:
-        kept = storage.items(SPACE).get(str(event.node))
-        if kept is not None and isinstance(event, NodeRegistered):
-            await settlement.read(lambda bridge: _admit(bridge, event.node, kept))
-        elif kept is not None and event == Bonded(event.t_ns, event.node, 0):
-            await settlement.read(lambda bridge: bridge.dismiss(event.node))
+def recall(event: NodeRegistered | Bonded, settlement: Settlement, storage: Documents) -> None:
+    """Have done again on a chain in this process what an event of the journal says of an admitted node."""
+    kept = storage.items(SPACE).get(str(event.node))
+    if kept is not None and isinstance(event, NodeRegistered):
+        settlement.redo(lambda bridge: _admit(bridge, event.node, kept))
+    elif kept is not None and event == Bonded(event.t_ns, event.node, 0):
+        settlement.redo(lambda bridge: bridge.dismiss(event.node))
 
 
 def _admit(bridge: Bridge, node: int, kept: Mapping[str, Any]) -> None:
     """Register an admitted node, unless the chain was saved with it."""
     if bridge.network.nodes.count() <= node:
-        bridge.admit(bytes.fromhex(kept["operator"]), kept["kind"], kept["bond_nlai"])
+        bridge.admit(bytes.fromhex(kept["operator"]), kept["kind"], kept["bond_nlai"], kept["cluster_number"])
 
 
-def _registered(bridge: Bridge, node: int, operator: bytes, kind: int, application: Application) -> int:
+def _registered(bridge: Bridge, node: int, operator: bytes, kind: int, cluster: int, application: Application) -> int:
     """The bond of a node that has registered itself as it says. Raises MembershipError, or Reverted for a stranger."""
     registry = bridge.network.nodes
     found = registry.node(node)
-    if (found.operator, found.signer, found.kind, found.cluster, found.left) != (operator, operator, kind, 0, False):
-        message = f"node: {node} must be registered on the chain by 0x{operator.hex()}, as a public {KINDS[kind]} node"
+    if (found.operator, found.signer, found.kind, found.cluster, found.left) != (operator, operator, kind, cluster, False):
+        place = f"a {KINDS[kind]} node, {f'of cluster {cluster}' if cluster else 'public'}"
+        message = f"node: {node} must be registered on the chain by 0x{operator.hex()}, as {place}"
         raise MembershipError(409, "not_registered", message)
     for name, asked in application.models.items():
         offer = registry.offer(node, model_id(name))
@@ -358,7 +363,10 @@ def routes(network: Any, authenticate: Callable[[Request], Caller]) -> APIRouter
 
     @router.post("/v1/nodes", response_model=None, openapi_extra=_body_of(Application))
     async def apply(request: Request) -> Response:
-        node = await members.admit(await _application(request))
+        application = await _application(request)
+        if application.cluster is not None and "admin" not in authenticate(request).scopes:
+            raise MembershipError(403, "insufficient_scope", "cluster: is joined with a key that has the scope admin")
+        node = await members.admit(application)
         return JSONResponse({"node": node, "nexus": 0, "state": "up"})
 
     @router.get("/v1/nodes", response_model=None)
@@ -399,6 +407,7 @@ def routes(network: Any, authenticate: Callable[[Request], Caller]) -> APIRouter
                 "tls": config.live.tls,
                 "chain": chain,
                 "bond": bond,
+                "clusters": [name for name in driver.nexus.clusters if name],
                 "models": served,
             }
         )

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from lattice_core.census import NodeEntry, nodes
 from lattice_core.chain.genesis import role_key
 from lattice_core.chain.keys import key_of
 from lattice_core.config import Config, ConfigError
-from lattice_core.events import EVENTS
+from lattice_core.events import EVENTS, Command, Status
 from lattice_core.nexus import Nexus
 from lattice_live.driver import Driver
 from lattice_live.folder import Folder
@@ -26,7 +27,7 @@ from lattice_live.node.identity import open_key, save_key
 from lattice_live.node.tls import open_certificate
 from lattice_live.recovery import Snapshots, find_start, recover
 from lattice_live.settlement import Settlement
-from lattice_live.sqlite import Sqlite
+from lattice_live.sqlite import Reader, Sqlite
 from lattice_live.upstream import NodeFailure, Peer, Realm, Upstream
 from lattice_live.vouchers import Vouchers
 
@@ -47,6 +48,8 @@ class Network(NamedTuple):
     members: Members
     vouchers: Vouchers
     texts: dict[str, Text]
+    fees_nlai: Mapping[int, int]
+    """What requests of an earlier process cost that ended when it was killed, or shortly before."""
 
 
 def launched(config: Config) -> Config:
@@ -112,17 +115,17 @@ async def running(
     async with AsyncExitStack() as stack:
         storage = Sqlite(folder.storage)
         stack.push_async_callback(storage.close)
-        start = find_start(config, storage.reader)
         secret = _secret(config, folder)
-        settlement = Settlement(live, folder.book, None if start is None else start.chain, secret)
-        stack.callback(settlement.close)
         entries = nodes(live)
         launching = [] if urls is not None else entries
         starting = asyncio.create_task(_start(launching, live, folder, folders, secret, step_ms))
         stack.push_async_callback(_stop, starting)
+        start = await asyncio.to_thread(find_start, config, storage.reader)  # the nodes start meanwhile
+        settlement = Settlement(live, folder.book, None if start is None else start.chain, secret)
+        stack.callback(settlement.close)
         opened = await settlement.open()
         _compile_rules(config)
-        nexus, history, recorder, unsettled = await recover(start, config, live, opened, settlement, storage)
+        nexus, history, recorder, unsettled, fees_nlai = await recover(start, config, live, opened, settlement, storage)
         processes = await starting
         settlement.closed = lambda: nexus.count("epoch") - 1
         listing = settlement.listing
@@ -138,19 +141,41 @@ async def running(
         driver = Driver(nexus, upstream, settlement, history, storage)
         members = Members(config, nexus, settlement, upstream, peers, storage, driver.tell, driver.now_ns)
         vouchers = Vouchers(config, listing, storage, upstream.hand, secret)
-        vouchers.restore(lambda first: storage.reader.lines("decisions", first), recorder.decisions, nexus.count("epoch"))
-        driver.observers.append(vouchers.see)
+        vouchers.restore(partial(_decisions, folder.storage), recorder.decisions, nexus.count("epoch"))
+        driver.observers += [lambda event, commands: recorder.keep(event, settlement), vouchers.see]
+        catching_up = asyncio.create_task(settlement.catch_up())
+        catching_up.add_done_callback(lambda task: _notice(task, driver.broken))
+        stack.callback(catching_up.cancel)
+        driver.observers.append(note := lambda event, commands: fees_nlai.update(_fees_nlai(commands)))
         driver.start(len(entries), unsettled)
+        driver.observers.remove(note)
         stack.push_async_callback(vouchers.stop)
         stack.push_async_callback(driver.stop)
-        vouchers.start(driver.broken)
+        vouchers.start().add_done_callback(lambda task: _notice(task, driver.broken))
         stack.callback(settlement.give_up, GIVE_UP_S)
         await members.resume()
         stack.push_async_callback(members.close)
         keeping = asyncio.create_task(snapshots.keep())
         stack.callback(keeping.cancel)
         texts = {name: model.text for name, model in folders.items()}
-        yield Network(config, folder, storage, processes, settlement, history, driver, members, vouchers, texts)
+        yield Network(config, folder, storage, processes, settlement, history, driver, members, vouchers, texts, fees_nlai)
+
+
+def _fees_nlai(commands: Sequence[Command]) -> dict[int, int]:
+    """Of requests that have just ended."""
+    return {command.request: command.fee_nlai for command in commands if isinstance(command, Status)}
+
+
+def _decisions(file: Path, first: int) -> Iterator[str]:
+    """Lines of the decisions, by a reader of their own."""
+    with closing(Reader(file)) as reader:
+        yield from reader.lines("decisions", first)
+
+
+def _notice(task: asyncio.Task[None], broken: asyncio.Future[None]) -> None:
+    """Let what a task of the network's own ends with break the driver."""
+    if not task.cancelled() and (error := task.exception()) is not None and not broken.done():
+        broken.set_exception(error)
 
 
 def _secret(config: Config, folder: Folder) -> bytes:

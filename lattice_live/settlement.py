@@ -1,7 +1,8 @@
 """The chain beside a live network: one thread that speaks to it, so that the event loop never waits for it.
 
-A chain in this process is a function of what was sent to it, in order. One behind JSON-RPC remembers by itself, and may be
-away: then it is asked again with growing pauses, and later batches queue up behind.
+A chain in this process is a function of what was sent to it, in order. After a restart it is made again when it is first
+needed: its machine takes longer to load than a Nexus may take to serve again. One behind JSON-RPC remembers by itself, and may
+be away: then it is asked again with growing pauses, and later batches queue up behind.
 """
 
 import asyncio
@@ -12,17 +13,19 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lattice_core import plain
 from lattice_core.batch import Chunk
 from lattice_core.chain.backends import chain_of
-from lattice_core.chain.bridge import Bridge, Operation, Saved
+from lattice_core.chain.bridge import Bridge, Operation
+from lattice_core.chain.bridge import Saved as Known
 from lattice_core.chain.contracts.clock import Epochs
 from lattice_core.chain.deployment import Listing
 from lattice_core.chain.genesis import genesis_of
 from lattice_core.chain.port import Chain, Refused, Reverted
 from lattice_core.config import Config, ConfigError
-from lattice_core.events import BatchConfirmed, Event
+from lattice_core.events import Event
 from lattice_core.founding import founding
 from lattice_core.invariants import InvariantError
 from lattice_core.settlement import Settlement as Settled
@@ -34,6 +37,12 @@ ANSWER_S = 10.0
 PAUSES_S = (1.0, 60.0)
 """Between two attempts at a batch: the first pause, which doubles up to the last."""
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while the machine sleeps, and does not jump when its time of day is set."""
+
+HEAD_START_S = 1.0
+"""So long what a restart need not have done waits after it, that it delays nobody who waits for the Nexus."""
+
 
 class Opened(NamedTuple):
     """The facts of a network's start, all at time 0, and the transactions that made them."""
@@ -43,18 +52,29 @@ class Opened(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: the fact, at time 0, what was settled, the transaction, and why it failed ("": it did not)."""
+    """What became of a batch: the fact, at time 0, what was settled, the transaction, and why it failed ("": it did not).
+
+    The kernel had closed the epochs up to `closed` then, and the chain's time was behind their end.
+    """
 
     fact: Event
     settled: Settled | None
     operations: list[Operation]
     failure: str
+    closed: int = -1
+
+
+class Saved(NamedTuple):
+    """A chain in this process: where its contracts are, and all that it holds, as bytes."""
+
+    listing: str
+    chain: bytes
 
 
 class Settlement:
     """The contracts of `config`, with its users and nodes. Batches are sent one after another, in the order of `settle`."""
 
-    def __init__(self, config: Config, book: Path | None = None, saved: Any = None, secret: bytes = b"") -> None:
+    def __init__(self, config: Config, book: Path | None = None, saved: Saved | None = None, secret: bytes = b"") -> None:
         """`book` is the file of the address book, for a chain behind JSON-RPC; `saved` is what `save` gave, for one in here.
 
         Every key is derived from `secret`; without one everybody can, and only development chains are served.
@@ -66,17 +86,23 @@ class Settlement:
         """The last epoch that the kernel has closed, whose batches the chain need not wait for any more."""
         self.away = ""
         """Why the chain does not answer; "" while it does."""
+        self.outcome: Outcome
+        """The last one of `settle`."""
         self._config = config
+        self._zero_s = time.time() - time.clock_gettime(_CLOCK)
         self._book = book
         self._saved = saved
         self._secret = secret
         self._bridge: Bridge | None = None
+        self._past: list[Callable[[Bridge], object]] = []  # what an earlier process did, to be done again
+        self._lost_past: Exception | None = None
         self._epochs: Epochs | None = None  # of a chain that keeps its own time
         self._thread = ThreadPoolExecutor(1, "chain")
         self._leaving = threading.Event()  # ends the thread's own waits
-        self._given_up = asyncio.Event()
+        self._leave_s: float | None = None  # the loop's time when waiting is given up
+        self._leave = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._trying: int | None = None  # the epoch of a batch that may be settled now, or may have been
+        self._trying: list[int] = []  # epochs of batches that may be settled now, or may have been, or soon will be
         self._sent = False  # it went out, and no answer came
         self._known = asyncio.Condition()
         self._lost: tuple[type[Exception], ...] = ()
@@ -90,45 +116,55 @@ class Settlement:
         """Send a batch, once its epoch is over on the chain; the nodes that it pays claim.
 
         Waits while the chain is away. Raises InvariantError if the money on the chain does not add up, and CancelledError
-        once `give_up` has passed: then nobody knows, and the same batch can be sent again.
+        once it is given up: then nobody knows, and the same batch can be sent again.
         """
+        if not self.remote:
+            self._trying.append(batch.epoch)  # a chain in this process comes to it, however long its turn takes
         async with self._turn:
             outcome = await self._until_answered(lambda: self._attempt(batch))
             if outcome.settled is not None:
-                await self._until_answered(lambda: self._run(lambda: self._pay_out(batch, standing)))
+                await self._until_answered(lambda: self._run(lambda: self._pay_out(self._connected(), batch, standing)))
             operations = await self._run(self._connected().drain)
-            await self._release()  # and without a break the caller tells the kernel
-            return outcome._replace(operations=operations)
+            await self._release(batch)  # and without a break the caller tells the kernel
+            self.outcome = outcome._replace(operations=operations)
+            return self.outcome
 
-    async def recall(self, fact: Event, batch: Chunk, standing: Standing) -> Outcome:
-        """What became of a batch of an earlier process, which the journal tells as `fact`.
-
-        A chain in this process settles it again; of one that remembers only its events are asked for, if it is there.
+    def redo(self, work: Callable[[Bridge], object]) -> None:
+        """What an earlier process did on the chain after it was saved: done again, in order, before anything else is asked of
+        it. Nothing, for a chain that remembers by itself.
         """
         if not self.remote:
-            return await self.settle(batch, standing)
-        outcome = Outcome(fact._replace(t_ns=0), None, [], "")
-        if isinstance(fact, BatchConfirmed):
-            with suppress(*self._lost):
-                if found := await self._run(lambda: self._connected().settled(batch, 0)):
-                    return Outcome(*found, await self._run(self._connected().drain), "")
-        return outcome
+            self._past.append(work)
+
+    def settle_again(self, bridge: Bridge, batch: Chunk, standing: Standing, closed: int) -> Outcome:
+        """As `settle`, for `redo`; `closed` is that of its outcome then."""
+        outcome = self._settle(bridge, batch, closed)
+        if outcome.settled is not None:
+            self._pay_out(bridge, batch, standing)
+        return outcome._replace(operations=bridge.drain())
+
+    async def catch_up(self) -> None:
+        """Make a chain in this process again, with its past, soon, and before a batch is sent. Raises what `redo` was given."""
+        async with self._turn:
+            if not self.remote and (self._bridge is None or self._past):
+                await asyncio.sleep(HEAD_START_S)
+                await self._run(self._connected)
 
     async def read[T](self, question: Callable[[Bridge], T]) -> T:
         """What `question` finds on the chain. One that is away raises as its backend does, an OSError most often."""
         return await self._run(lambda: question(self._connected()))
 
-    async def save(self) -> Any:
-        """A chain in this process as plain data, with all that was sent to it; None for one that remembers by itself."""
+    async def save(self) -> Saved | None:
+        """A chain in this process, with all that was sent to it; None for one that remembers by itself."""
         return None if self.remote else await self._run(self._save)
 
     def until_end_s(self, epoch: int) -> float | None:
         """How long an epoch still lasts on a chain that keeps its own time; None where its time is ours."""
-        return None if self._epochs is None else self._epochs.end_s(epoch) - time.time()
+        return None if self._epochs is None else self._epochs.end_s(epoch) - self._zero_s - time.clock_gettime(_CLOCK)
 
     def holds(self, epoch: int) -> bool:
         """Whether `epoch` must not be closed yet: a batch may be settled unseen that the kernel would then give up."""
-        return self._trying is not None and epoch - self._trying > self._config.chain.grace_epochs
+        return epoch - min(self._trying, default=epoch) > self._config.chain.grace_epochs
 
     async def closable(self, epoch: int) -> None:
         """Wait until `epoch` may be closed, see `holds`."""
@@ -136,17 +172,18 @@ class Settlement:
             await self._known.wait_for(lambda: not self.holds(epoch))
 
     def give_up(self, after_s: float) -> None:
-        """Batches that are not settled `after_s` from now are left to the next start."""
-        asyncio.get_running_loop().call_later(after_s, self._give_up)
+        """Batches not settled `after_s` from now are left to the next start; those that must wait for longer, at once."""
+        loop = asyncio.get_running_loop()
+        self._leave_s = loop.time() + after_s
+        self._leave.set()
+        loop.call_later(after_s, self._leaving.set)
 
     def close(self) -> None:
         """Let the thread end."""
-        self._give_up()
-        self._thread.shutdown(cancel_futures=True)
-
-    def _give_up(self) -> None:
+        self._leave_s = 0.0
+        self._leave.set()
         self._leaving.set()
-        self._given_up.set()
+        self._thread.shutdown(cancel_futures=True)
 
     async def _run[T](self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -158,19 +195,21 @@ class Settlement:
         await self._run(self._connected)
         if (wait_s := self.until_end_s(batch.epoch)) is not None and wait_s > 0:
             await self._rest(wait_s)
-        closed = max(batch.epoch, self.closed()) if self.remote else batch.epoch
-        self._trying = batch.epoch
+        given_up = self.closed() - batch.epoch > self._config.chain.grace_epochs
+        closed = max(batch.epoch, self.closed()) if self.remote or given_up else batch.epoch
+        if self.remote:
+            self._trying = [batch.epoch]
         try:
-            return await self._run(lambda: self._settle(batch, closed))
+            return await self._run(lambda: self._settle(self._connected(), batch, closed))
         except self._lost:
             if not self._sent:
-                await self._release()
+                await self._release(batch)
             raise
 
-    async def _release(self) -> None:
+    async def _release(self, batch: Chunk) -> None:
         """Let epochs be closed."""
         async with self._known:
-            self._trying = None
+            self._trying.remove(batch.epoch)
             self._known.notify_all()
 
     async def _until_answered[T](self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -188,11 +227,15 @@ class Settlement:
                 return answer
 
     async def _rest(self, s: float) -> None:
-        """Raises CancelledError when waiting is given up."""
+        """Raises CancelledError as soon as it is clear that waiting will be given up before."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + s
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._given_up.wait(), s)
-        if self._given_up.is_set():
-            raise asyncio.CancelledError
+            await asyncio.wait_for(self._leave.wait(), s)
+        if self._leave_s is not None:
+            if end_s > self._leave_s:
+                raise asyncio.CancelledError
+            await asyncio.sleep(end_s - loop.time())
 
     def _say(self, away: str) -> None:
         if bool(away) != bool(self.away):
@@ -219,10 +262,8 @@ class Settlement:
 
     def _take_up(self) -> None:
         """The contracts that stand already; a chain that is away is asked later."""
-        if not self.remote:
-            chain, bridge, self._reported = self._saved
-            self._saved = chain, bridge
-            self.listing = Listing.of(self._connected().network, genesis_of(self._config, secret=self._secret).roles)
+        if self._saved is not None:
+            self.listing = Listing.read(self._saved.listing, "the chain's address book")
             return
         assert self._book is not None
         try:
@@ -234,18 +275,30 @@ class Settlement:
             self._connected()
 
     def _connected(self) -> Bridge:
-        """The bridge; opened now if the chain was away when it was to be."""
-        if self._bridge is not None:
-            return self._bridge
+        """The bridge to a chain that has its past; opened now if it has not been yet, or was away when it was to be."""
+        if self._lost_past is not None:
+            raise self._lost_past
+        bridge = self._bridge or self._take_up_chain()
+        if self._past:
+            try:
+                for work in self._past:
+                    work(bridge)
+            except Exception as error:
+                self._lost_past = error
+                raise
+            self._past.clear()
+        return bridge
+
+    def _take_up_chain(self) -> Bridge:
         chain = self._chain()
-        if not self.remote:
-            state, saved = self._saved
+        if self._saved is not None:
+            state, known, self._reported = plain.load(self._saved.chain)
             chain.load(state)
         else:
-            saved = Saved(self.listing.book, None)
+            known = Known(self.listing.book, None)
             if chain.chain_id != self.listing.chain_id or not chain.code(self.listing.book):
                 raise ConfigError(f"{self._book}: must list contracts that stand on the chain at {self._config.chain.url}")
-        return self._meet(Bridge(chain, self._config, secret=self._secret, saved=saved))
+        return self._meet(Bridge(chain, self._config, secret=self._secret, saved=known))
 
     def _meet(self, bridge: Bridge) -> Bridge:
         self._bridge = bridge
@@ -269,19 +322,18 @@ class Settlement:
 
         self._lost = (OSError, Refused, NodeError)
 
-    def _save(self) -> Any:
+    def _save(self) -> Saved:
         bridge = self._connected()
-        return bridge.chain.save(), bridge.save(), self._reported
+        return Saved(self.listing.text(), plain.dump((bridge.chain.save(), bridge.save(), self._reported)))
 
-    def _settle(self, batch: Chunk, closed: int) -> Outcome:
-        bridge = self._connected()
+    def _settle(self, bridge: Bridge, batch: Chunk, closed: int) -> Outcome:
         bridge.reach_end(closed)
         found = bridge.settled(batch, 0) if self.remote else None
         try:
             self._sent = True
             confirmed = found or bridge.settle(batch, 0)
             self._sent = False
-            return Outcome(*confirmed, [], "")
+            return Outcome(*confirmed, [], "", closed)
         except Refused:
             self._sent = False
             raise
@@ -289,10 +341,9 @@ class Settlement:
             self._sent = False
             if bridge.chain.block().timestamp_s < bridge.epochs.end_s(batch.epoch):
                 raise TimeoutError(f"its time is before the end of epoch {batch.epoch}") from None
-            return Outcome(bridge.failed(batch, 0), None, [], str(failure))
+            return Outcome(bridge.failed(batch, 0), None, [], str(failure), closed)
 
-    def _pay_out(self, batch: Chunk, standing: Standing) -> None:
-        bridge = self._connected()
+    def _pay_out(self, bridge: Bridge, batch: Chunk, standing: Standing) -> None:
         for node in batch.nodes.tolist():
             bridge.claim(node)
         if batch.epoch > self._reported:

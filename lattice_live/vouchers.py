@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +28,7 @@ from lattice_core.events import CloseEpoch, Command, Event, NodeUp, Receipt
 from lattice_core.promises import ripened
 from lattice_core.receipts import Receipts, Usage
 from lattice_live.node.purse import Held, Purse, handed
+from lattice_live.settlement import HEAD_START_S
 from lattice_live.upstream import NodeFailure
 
 SPACE = "vouchers"
@@ -80,12 +82,21 @@ class Vouchers:
         self._book = Receipts(keccak)
         self._closed: list[int] = []
         self._epoch = -1
+        self._unread: Callable[[], None] | None = None
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def restore(self, decisions: Callable[[int], Iterator[str]], count: int, epoch: int) -> None:
-        """Go on where an earlier process ended: `decisions(first)` are the lines from there on, of `count`; `epoch` is open."""
-        done = self._storage.items(DONE).get("epoch", {}).get("done", -1)
+        """Go on where an earlier process ended: `decisions(first)` are the lines from there on, of `count`; `epoch` is open.
+
+        They are read on a thread of their own, once this has been started: an epoch may have many.
+        """
+        self._epoch = self._storage.items(DONE).get("epoch", {}).get("done", -1)
+        self._closed = list(range(self._epoch + 1, epoch))
+        self._unread = partial(self._read_back, decisions, count, self._epoch)
+
+    def _read_back(self, decisions: Callable[[int], Iterator[str]], count: int, done: int) -> None:
+        """Enter the receipts of epochs that have not been signed for."""
         first = count
         while first > 0:
             first, end = max(0, first - BACK_LINES), first
@@ -96,8 +107,6 @@ class Vouchers:
                     self._book.add(receipt)
             if receipts and receipts[0].epoch <= done:
                 break
-        self._epoch = done
-        self._closed = list(range(done + 1, epoch))
 
     def see(self, event: Event, commands: Sequence[Command]) -> None:
         """Note an event that the kernel has just handled, and what it made of it."""
@@ -110,16 +119,11 @@ class Vouchers:
         elif isinstance(event, NodeUp):
             self._due.set()
 
-    def start(self, broken: "asyncio.Future[None]") -> None:
-        """Begin to hand over; `broken` gets the exception if that ends with one."""
-
-        def notice(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None and not broken.done():
-                broken.set_exception(error)
-
+    def start(self) -> asyncio.Task[None]:
+        """Begin to hand over, in the task returned, which ends if something is wrong with the network itself."""
         self._due.set()
         self._task = asyncio.create_task(self._work())
-        self._task.add_done_callback(notice)
+        return self._task
 
     async def stop(self) -> None:
         """Hand over what can be, once more, and end; what cannot waits for the next start."""
@@ -131,12 +135,17 @@ class Vouchers:
                     await self._turn()
 
     async def _work(self) -> None:
+        if self._unread is not None:
+            await asyncio.sleep(HEAD_START_S)
         while True:
             await self._due.wait()
             self._due.clear()
             await self._turn()
 
     async def _turn(self) -> None:
+        if self._unread is not None:
+            await asyncio.to_thread(self._unread)
+            self._unread = None
         while self._closed:
             epoch = self._closed[0]
             by_node: dict[int, list[Usage]] = {}

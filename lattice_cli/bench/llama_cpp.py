@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 class LlamaCpp:
     """A GGUF model with one sequence a slot, greedy. ImportError where llama.cpp is not installed."""
 
-    def __init__(self, gguf: Path, *, slots: int, context: int, threads: int) -> None:
+    def __init__(
+        self, gguf: Path, *, slots: int, context: int, threads: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         import llama_cpp
 
+        self._clock = clock
         self._api: Any = llama_cpp
         self._silence = llama_cpp.llama_log_callback(lambda *_: None)  # kept, or it is freed while in use
         llama_cpp.llama_log_set(self._silence, ctypes.c_void_p())
@@ -33,12 +37,12 @@ class LlamaCpp:
     def prefill_s(self, prompt: list[int]) -> float:
         """Seconds to read a prompt and know the next token."""
         self._clear()
-        began = time.perf_counter()
+        began = self._clock()
         for at in range(0, len(prompt), 512):
             part = prompt[at : at + 512]
             self._decode([(token, at + i, 0, at + i + 1 == len(prompt)) for i, token in enumerate(part)])
         self._likeliest(len(part) - 1)
-        return time.perf_counter() - began
+        return self._clock() - began
 
     def step_s(self, size: int, prompt: list[int], steps: int) -> list[float]:
         """Seconds of each step in which `size` sequences get one more token."""
@@ -49,10 +53,10 @@ class LlamaCpp:
             tokens.append(self._likeliest(len(prompt) - 1))
         times = []
         for at in range(len(prompt), len(prompt) + steps):
-            began = time.perf_counter()
+            began = self._clock()
             self._decode([(token, at, row, True) for row, token in enumerate(tokens)])
             tokens = [self._likeliest(row) for row in range(size)]
-            times.append(time.perf_counter() - began)
+            times.append(self._clock() - began)
         return times
 
     def close(self) -> None:

@@ -1,12 +1,14 @@
 """`lattice bench node`: how fast and how well each variant of a model is served here, beside llama.cpp if that is installed.
 
 All engines are loaded at once, and rounds take them in turn, so that a slow minute of the machine falls on all of them alike.
+`--simulate` and `--requests` measure something else instead, of one variant.
 """
 
 import argparse
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -15,10 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lattice_cli.bench import foretold, lasting
+
 BATCHES = (1, 2, 4, 8)
 PROMPT_TOK = 512
 ROUNDS = 5
 CPU_VARIANTS = ("fp32", "int8", "q4")
+
+ONE_VARIANT = "int8"
+"""What `--simulate` and `--requests` serve if it is among `--variants`."""
+
+AGREEMENT = 0.95
+"""A variant that agrees with fp32 in less than this share of positions is another model, however fast."""
 
 PASSAGE = """
 A river carries more than water. In the hills it is quick and narrow, and it takes with it whatever it can lift: sand after a
@@ -55,7 +65,9 @@ class Quality(NamedTuple):
 
 def add(subparsers: Any) -> None:
     node = subparsers.add_parser("node", help="tokens per second of a model's variants on this machine, beside llama.cpp")
-    node.add_argument("--model", default="smollm2-135m", metavar="NAME", help="a model that `lattice model pull` knows")
+    node.add_argument(
+        "--model", default="smollm2-135m", metavar="NAME", help="a model that `lattice model pull` knows, or a GGUF file"
+    )
     node.add_argument(
         "--variants", type=_variants, default=CPU_VARIANTS, metavar="A,B", help=f"of {', '.join(CPU_VARIANTS)} (all)"
     )
@@ -64,6 +76,16 @@ def add(subparsers: Any) -> None:
     )
     node.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"the median of so many counts ({ROUNDS})")
     node.add_argument("--no-quality", action="store_true", help="measure speed only")
+    node.add_argument(
+        "--cpu", action="store_true", help="count the CPU seconds of one thread, which other work on the machine changes least"
+    )
+    other = node.add_mutually_exclusive_group()
+    other.add_argument(
+        "--simulate", action="store_true", help="what a simulated node with this machine's profile does, beside the real one"
+    )
+    other.add_argument(
+        "--requests", type=_requests, metavar="N", help="serve so many short ones over HTTP: does the node's memory grow?"
+    )
     node.add_argument("--json", action="store_true", help="print one JSON object")
     node.set_defaults(command=_node)
 
@@ -76,33 +98,76 @@ def _variants(text: str) -> tuple[str, ...]:
     return names
 
 
-def _node(arguments: argparse.Namespace) -> int:
-    from lattice_cli.model import progress_bar
-    from lattice_core.config import ConfigError
-    from lattice_live.models import ModelError, store
-    from lattice_live.models.catalogue import CATALOGUE
+def _requests(text: str) -> int:
+    if not text.isdecimal() or not lasting.EVERY <= int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {lasting.EVERY} to {10**9}, not {text!r}")
+    return int(text)
 
+
+def _node(arguments: argparse.Namespace) -> int:
+    from lattice_core.config import ConfigError
+    from lattice_live.models import ModelError
+
+    if arguments.cpu:
+        arguments.threads = 1
+    one = arguments.simulate or arguments.requests is not None
+    variants = (ONE_VARIANT if ONE_VARIANT in arguments.variants else arguments.variants[0],) if one else arguments.variants
     try:
-        bar = progress_bar(arguments.model)
-        folders = {variant: store.resolve(arguments.model, variant, bar) for variant in arguments.variants}
+        folders, gguf = _folders(arguments.model, variants)
     except ModelError as error:
         raise ConfigError(str(error)) from error
-    gguf = store.cache() / arguments.model / Path(CATALOGUE[arguments.model].member).name
-    speeds = measure(folders, gguf, threads=arguments.threads, rounds=arguments.rounds)
-    judged = {} if arguments.no_quality else qualities(gguf, arguments.variants)
-    for variant, row in speeds.items():
-        if variant in folders:
-            row["size_mib"] = round(folders[variant].size_bytes / 2**20, 1)
-        if variant in judged:
-            row |= judged[variant]._asdict()
-    if arguments.json:
-        print(json.dumps(speeds))
+    if one:
+        found, lines = _one(folders[variants[0]], arguments)
     else:
-        print("\n".join(_markdown(speeds)))
+        found = _speeds(folders, gguf, arguments)
+        lines = _markdown(found)
+    print(json.dumps(found) if arguments.json else "\n".join(lines))
     return 0
 
 
-def measure(folders: dict[str, Any], gguf: Path, *, threads: int, rounds: int) -> dict[str, dict[str, Any]]:
+def _folders(model: str, variants: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    """The model in each variant, and the file that all are made of. Raises ModelError."""
+    from lattice_cli.model import progress_bar
+    from lattice_live.models import store
+    from lattice_live.models.catalogue import CATALOGUE
+
+    bar = progress_bar(model)
+    if (gguf := Path(model)).is_file():
+        return {variant: store.resolve_gguf(gguf, variant, bar) for variant in variants}, gguf
+    folders = {variant: store.resolve(model, variant, bar) for variant in variants}
+    return folders, store.cache() / model / Path(CATALOGUE[model].member).name
+
+
+def _one(folder: Any, arguments: argparse.Namespace) -> tuple[dict[str, Any], Iterator[str]]:
+    """What `--simulate` or `--requests` finds, and that as a table."""
+    threads = arguments.threads
+    if arguments.simulate:
+        compared = foretold.compare(folder, BATCHES, threads=threads, rounds=arguments.rounds, clock=_clock(arguments))
+        return compared, foretold.markdown(compared)
+    from tqdm import tqdm
+
+    with tqdm(total=arguments.requests, unit="request", disable=None, leave=False) as bar:
+        lasted = lasting.serve(folder, arguments.requests, threads=threads, told=lambda done, mib: bar.update(done - bar.n))
+    return lasted, lasting.markdown(lasted)
+
+
+def _clock(arguments: argparse.Namespace) -> Callable[[], float]:
+    return time.process_time if arguments.cpu else time.perf_counter
+
+
+def _speeds(folders: dict[str, Any], gguf: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    speeds = measure(folders, gguf, threads=arguments.threads, rounds=arguments.rounds, clock=_clock(arguments))
+    judged = {} if arguments.no_quality else qualities(gguf, arguments.variants)
+    for variant, row in speeds.items():
+        row["size_mib"] = round(folders[variant].size_bytes / 2**20, 1)
+        if variant in judged:
+            row |= judged[variant]._asdict()
+    return speeds
+
+
+def measure(
+    folders: dict[str, Any], gguf: Path, *, threads: int, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, dict[str, Any]]:
     """For each variant, by batch size, `tokens_per_s` and `llama_cpp_tokens_per_s` (None without it); and `prefill`."""
     from lattice_live.node.engine import Engine
     from lattice_live.node.profile import STEPS, prefill_s, prompt_of, step_s
@@ -111,13 +176,13 @@ def measure(folders: dict[str, Any], gguf: Path, *, threads: int, rounds: int) -
     engines = {
         variant: Engine(folder, slots=max(BATCHES), context=context, threads=threads) for variant, folder in folders.items()
     }
-    rival = _rival(gguf, context, threads)
+    rival = _rival(gguf, context, threads, clock)
     prefills: dict[str, list[float]] = {name: [] for name in (*engines, "llama.cpp")}
     steps: dict[str, dict[int, list[float]]] = {name: {size: [] for size in BATCHES} for name in prefills}
     for number in range(rounds + 1):  # the first round warms up
         for name, engine in engines.items():
-            spent = prefill_s(engine, PROMPT_TOK)
-            taken = {size: median(step_s(engine, size)) for size in BATCHES}
+            spent = prefill_s(engine, PROMPT_TOK, clock)
+            taken = {size: median(step_s(engine, size, clock)) for size in BATCHES}
             if number:
                 prefills[name].append(spent)
                 for size, value in taken.items():
@@ -153,11 +218,11 @@ def _rate(tokens: int, times: Sequence[float]) -> float | None:
     return round(tokens / median(times), 1) if times else None
 
 
-def _rival(gguf: Path, context: int, threads: int) -> Any:
+def _rival(gguf: Path, context: int, threads: int, clock: Callable[[], float]) -> Any:
     from lattice_cli.bench.llama_cpp import LlamaCpp
 
     try:
-        return LlamaCpp(gguf, slots=max(BATCHES), context=context, threads=threads)
+        return LlamaCpp(gguf, slots=max(BATCHES), context=context, threads=threads, clock=clock)
     except ImportError:
         return None
 
@@ -218,3 +283,6 @@ def _markdown(speeds: dict[str, dict[str, Any]]) -> Iterator[str]:
     theirs = [rival[key]["llama_cpp_tokens_per_s"] for key in keys] if rival else []
     said = [f"{rate:,.0f}" if rate else "not installed" for rate in theirs]
     yield f"| {' | '.join(['llama.cpp', '', '', '', *said])} |"
+    for variant, row in speeds.items():
+        if row.get("agreement", 1.0) < AGREEMENT:
+            yield f"\n{variant}: agrees with fp32 in less than {AGREEMENT:.0%} of positions: it is another model."

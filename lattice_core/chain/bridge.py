@@ -164,10 +164,10 @@ class Bridge:
             facts += self._post_offers(entry, t_ns)
         return facts
 
-    def admit(self, operator: bytes, kind: int, bond_nlai: int) -> int:
+    def admit(self, operator: bytes, kind: int, bond_nlai: int, cluster: int = 0) -> int:
         """Register and bond a node of somebody else's key for it, out of the genesis supply; its id. Raises Reverted."""
         holder, registry = self._roles["holder"], self.network.nodes
-        receipt = registry.register(holder, [operator], [operator], [kind], [0])
+        receipt = registry.register(holder, [operator], [operator], [kind], [cluster])
         (registered,) = registry.logged("NodeRegistered", self._record("register_nodes", 1, receipt).raise_for_revert())
         node: int = registered["node"]
         self._record("open_books", 1, self.network.tokenomics.open_books(holder, [node])).raise_for_revert()

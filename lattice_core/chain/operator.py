@@ -37,12 +37,12 @@ class Operator:
         needed_nlai = self.network.nodes.registration_price_nlai() + bond_nlai
         return max(0, needed_nlai - self.network.token.balance_nlai(self.address))
 
-    def register(self, kind: int, bond_nlai: int) -> int:
-        """Register a public node and bond for it; its id."""
+    def register(self, kind: int, bond_nlai: int, cluster: int = 0) -> int:
+        """Register a node, of a cluster or public (0), and bond for it; its id."""
         token, nodes = self.network.token, self.network.nodes
         price_nlai = nodes.registration_price_nlai()
         token.approve(self.address, nodes.address, 2 * price_nlai + bond_nlai).raise_for_revert()  # others' joins raise it
-        receipt = nodes.register(self.address, [self.address], [self.address], [kind], [0]).raise_for_revert()
+        receipt = nodes.register(self.address, [self.address], [self.address], [kind], [cluster]).raise_for_revert()
         (registered,) = nodes.logged("NodeRegistered", receipt)
         node: int = registered["node"]
         self.bond(node, bond_nlai)

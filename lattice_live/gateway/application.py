@@ -12,6 +12,7 @@ The endpoints of nodes stand in `membership`.
 
 import json
 import time
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -208,8 +209,7 @@ def application(gateway: Gateway) -> ASGIApp:
 
     for kind in (HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
-    description = _described(app)
-    app.openapi = lambda: description  # type: ignore[method-assign]
+    app.openapi = cache(lambda: _described(app))  # type: ignore[method-assign]
     return Doorman(app, gateway.metrics.answered, straight, refuse)
 
 

@@ -8,8 +8,9 @@ A budget is kept by the kernel: no request of the key gets a larger fee cap than
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lattice_live.gateway.errors import Refusal, come_back
@@ -94,7 +95,8 @@ async def first_key(storage: Storage) -> str | None:
 class Principals:
     """All organisations, members and keys. What they are stands in `storage`, and is written there before it counts."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, fees_nlai: Mapping[int, int] = MappingProxyType({})) -> None:
+        """`fees_nlai`: what requests cost that ended when an earlier process was killed."""
         self._storage = storage
         self._accounts: dict[str, int] = {name: held["account"] for name, held in storage.items("organisations").items()}
         self._roles: dict[tuple[str, str], str] = {}
@@ -104,10 +106,14 @@ class Principals:
         self._keys = {
             hashed: Key(**{**held, "scopes": tuple(held["scopes"])}) for hashed, held in storage.items("keys").items()
         }
-        # What ran when the Nexus died was charged at most its cap, and that much counts as spent.
-        self._purses = {
-            id: Purse(held["spent_nlai"] + sum(held["caps_nlai"].values())) for id, held in storage.items("purses").items()
-        }
+        # What ran when the Nexus died was charged at most its cap, and where its fee is not known that much counts as spent.
+        self._purses: dict[str, Purse] = {}
+        for id, held in storage.items("purses").items():
+            caps_nlai = {int(request): cap_nlai for request, cap_nlai in held["caps_nlai"].items()}
+            known_nlai = sum(fees_nlai.get(request, cap_nlai) for request, cap_nlai in caps_nlai.items())
+            self._purses[id] = Purse(held["spent_nlai"] + known_nlai)
+            if fees_nlai.keys() & caps_nlai.keys():
+                self._put_purse(id, self._purses[id])
         self._buckets: dict[str, Bucket] = {}
 
     # The beginning

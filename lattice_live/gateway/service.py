@@ -89,7 +89,7 @@ class Gateway:
         self.config, self.driver, self.texts = network.config, network.driver, network.texts
         self.nexus = network.driver.nexus
         self.storage = network.storage
-        self.principals = Principals(network.storage)
+        self.principals = Principals(network.storage, network.fees_nlai)
         self.chats = Chats(network.storage)
         self.offers = Offers(self.nexus)
         self.metrics = Metrics(self.nexus, lambda: self.open)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lattice_core.units import MAX_TOKENS
 from lattice_live.driver import STALLED_S
-from lattice_live.gateway.errors import Refusal, of_validation
+from lattice_live.gateway.errors import Refusal, come_back, of_validation
 
 MAX_BODY_BYTES = 8 * MAX_TOKENS
 """Ample for the longest prompt as escaped JSON."""
@@ -103,7 +103,9 @@ class Doorman:
     async def _serve(self, serve: Callable[[Request], Awaitable[None]], request: Request) -> None:
         try:
             await serve(request)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):  # the server stops, and what is not durable never will be
+                error = come_back(503, "stopping", "this Nexus stops, and answers nothing any more")
             begun = request.scope["visit"].status
             if not begun:
                 await (await self._excuse(request, error))(request.scope, request.receive, request._send)

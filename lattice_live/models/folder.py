@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lattice_live.models import ModelError, graph
 from lattice_live.models.architecture import Architecture
-from lattice_live.models.graph import DATA, GRAPH
+from lattice_live.models.graph import DATA, GRAPH, PREFILL
 from lattice_live.models.quantise import Tensor
 from lattice_live.models.tokeniser import Vocabulary
 
@@ -26,7 +26,7 @@ TOKENISER = "tokenizer.json"
 FILES = (GRAPH, DATA, TOKENISER)
 MAX_MANIFEST_BYTES = 1 << 20
 
-CONVERTER = "lattice-2"
+CONVERTER = "lattice-3"
 """Part of every model hash: a change that gives other weights or another graph from the same source gives it a new name."""
 
 _SHOWN = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocabulary", "context")
@@ -78,7 +78,7 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if set(self.files) != set(FILES):
+        if set(self.files) - {PREFILL} != set(FILES):
             raise ValueError(f"files: must be {', '.join(FILES)}, not {', '.join(sorted(self.files))}")
         if self.model_hash != model_hash(self.source_sha256, self.variant, self.converter):
             raise ValueError("model_hash: must be the SHA-256 of source_sha256:variant:converter")
@@ -117,9 +117,9 @@ class ModelFolder:
             key = ".".join(str(part) for part in first["loc"])
             said = f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, ")
             raise ModelError(f"{file}: {said}") from None
-        for name in FILES:
+        for name in manifest.files:
             if not (path / name).is_file():
-                raise ModelError(f"{path}: {name}: is missing; a model folder has {', '.join((MANIFEST, *FILES))}")
+                raise ModelError(f"{path}: {name}: is missing; this model folder has {', '.join((MANIFEST, *manifest.files))}")
         return cls(path, manifest)
 
     def verify(self) -> None:
@@ -130,9 +130,19 @@ class ModelFolder:
                 raise ModelError(f"{self.path / name}: SHA-256: must be {expected}, not {found}")
 
     @property
+    def graph(self) -> Path:
+        """The graph that writes answers."""
+        return self.path / GRAPH
+
+    @property
+    def prefill(self) -> Path:
+        """The graph that reads prompts; it may be the same."""
+        return self.path / PREFILL if PREFILL in self.manifest.files else self.graph
+
+    @property
     def size_bytes(self) -> int:
         """Size of its files."""
-        return sum((self.path / name).stat().st_size for name in (MANIFEST, *FILES))
+        return sum((self.path / name).stat().st_size for name in (MANIFEST, *self.manifest.files))
 
     @cached_property
     def text(self) -> "Text":
@@ -187,7 +197,7 @@ def make(
     """Write the model folder `path`, whole or not at all. Raises ModelError if something is there, or it cannot be written."""
     with _making(path) as part:
         try:
-            graph.write(part, architecture, weights, variant, all_logits=all_logits)
+            written = graph.write(part, architecture, weights, variant, all_logits=all_logits)
         except ModelError as error:
             raise ModelError(f"{origin.source}: {error}") from None
         vocabulary.tokeniser.save(str(part / TOKENISER))
@@ -200,7 +210,7 @@ def make(
             "kv_dtype": "float16" if variant == "fp16" else "float32",
             "converter": CONVERTER,
             "model_hash": model_hash(origin.source_sha256, variant, CONVERTER),
-            "files": {name: digest(part / name) for name in FILES},
+            "files": {name: digest(part / name) for name in (*written, TOKENISER)},
         }
         text = Manifest.model_validate(manifest).model_dump_json(indent=2)
         content = f"{text}\n".encode()

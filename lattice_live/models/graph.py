@@ -9,6 +9,9 @@
 
 T is float16 in the fp16 variant and float32 in the others. Several rows are read at once with S = 1, or from their first tokens
 on: the attention operator refuses B > 1 with S > 1 behind tokens already read.
+
+Where weights are 8-bit codes, two graphs share them. Products with codes are the fastest for a few tokens, when it is reading
+weights that takes time; for many, when arithmetic does, the other graph makes floats of each matrix in turn, and forgets them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,8 @@ from lattice_live.models.architecture import Architecture
 from lattice_live.models.quantise import BLOCK, Blocks, Tensor, blocks, joined
 
 GRAPH = "model.onnx"
+PREFILL = "prefill.onnx"
+"""The graph that reads prompts, where another does it better than GRAPH."""
 DATA = "model.onnx.data"
 
 _MICROSOFT = "com.microsoft"
@@ -44,15 +49,20 @@ _WHOLE_NUMBERS = 4  # accuracy level: inputs are rounded to 8 bits, and their pr
 
 def write(
     folder: Path, architecture: Architecture, weights: Mapping[str, Tensor], variant: str, *, all_logits: bool = False
-) -> None:
-    """Write GRAPH and DATA into `folder`.
+) -> tuple[str, ...]:
+    """Write GRAPH, DATA and, where it would be another, PREFILL into `folder`; the names of what was written.
 
     `weights` are the tensors of `architecture`; rotary positions turn a query's number i together with number
     i + head_dim / 2. Matrices are read and written one after the other. Raises ModelError for weights that are not finite.
     """
     with open(folder / DATA, "wb") as data:
         model = _Decoder(architecture, weights, variant, data).model(all_logits)
-    (folder / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
+    graphs = {GRAPH: model}
+    if (prefill := _with_floats(model)) is not None:
+        graphs[PREFILL] = prefill
+    for name, graph in graphs.items():
+        (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
+    return (*graphs, DATA)
 
 
 class _Decoder:
@@ -256,14 +266,68 @@ class _Decoder:
         return name
 
     def _view(self, name: str, *shape: int) -> str:
-        """The same bytes of the data file in another shape."""
-        view = onnx.TensorProto()
-        view.CopyFrom(next(tensor for tensor in self._tensors if tensor.name == name))
-        view.name = f"{name}.view"
-        del view.dims[:]
-        view.dims.extend(shape)
+        view = _view(next(tensor for tensor in self._tensors if tensor.name == name), *shape)
         self._tensors.append(view)
         return view.name
+
+
+def _view(tensor: onnx.TensorProto, *shape: int) -> onnx.TensorProto:
+    """The same bytes of the data file in another shape."""
+    view = TensorProto()
+    view.CopyFrom(tensor)
+    view.name = f"{tensor.name}.view"
+    del view.dims[:]
+    view.dims.extend(shape)
+    return view
+
+
+def _with_floats(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The same decoder with floats in place of 8-bit codes in all products but the last, which is of one position.
+
+    None if it has no such products. A block is a row to the operator that makes floats of it, which so is four times as fast as
+    it is on blocks of a matrix.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMulNBits"][:-1]
+    sizes = {node.output[0]: {entry.name: entry.i for entry in node.attribute} for node in products}
+    coded = {y: size for y, size in sizes.items() if size["bits"] == 8}
+    if not coded:
+        return None
+    nodes: list[onnx.NodeProto] = []
+    shapes: dict[str, onnx.TensorProto] = {}
+
+    def integers(*numbers: int) -> str:
+        name = "shape." + ".".join(map(str, numbers))
+        shapes[name] = numpy_helper.from_array(np.array(numbers), name)
+        return name
+
+    for node in model.graph.node:
+        (y, *_) = node.output
+        if y not in coded:
+            nodes.append(node)
+            continue
+        x, *parts = node.input
+        outputs, inputs = coded[y]["N"], coded[y]["K"]
+        count = outputs * inputs // BLOCK
+        views = [_view(tensors[name], *shape) for name, shape in zip(parts, ((count, BLOCK), (count,), (count,)), strict=False)]
+        tensors |= {view.name: view for view in views}
+        codes = [view.name for view in views]
+        if len(codes) == 2:
+            middle = numpy_helper.from_array(np.array([128], np.uint8))
+            nodes.append(helper.make_node("ConstantOfShape", [integers(count)], [f"{y}.zeros"], value=middle))
+            codes.append(f"{y}.zeros")
+        nodes += [
+            helper.make_node("DequantizeLinear", codes, [f"{y}.blocks"], f"{y}.blocks", axis=0),
+            helper.make_node("Reshape", [f"{y}.blocks", integers(outputs, inputs)], [f"{y}.weights"], f"{y}.weights"),
+            helper.make_node("FusedMatMul", [x, f"{y}.weights"], [y], y, domain=_MICROSOFT, transB=1),
+        ]
+    used = {name for node in nodes for name in node.input}
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.node[:], changed.graph.initializer[:]
+    changed.graph.node.extend(nodes)
+    changed.graph.initializer.extend(tensor for name, tensor in (tensors | shapes).items() if name in used)
+    return changed
 
 
 def _cache(prefix: str, layer: int) -> tuple[str, str]:

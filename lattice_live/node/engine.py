@@ -4,14 +4,14 @@ The rows of the cache, `slots` of them, are ordered: first those that decode, on
 reads the next token of them all; behind them, in any order, those whose prompts are being read and those that are free. A row
 that changes its state changes places with another.
 
-A step reads one chunk of the oldest unread prompt, if there is one, then decodes all rows that can. So a long prompt delays
-the others by one chunk a token.
+A step decodes all rows that can, then reads one chunk of the oldest unread prompt, if there is one. So a long prompt delays
+the others by one chunk a token. While there are no others, it reads several chunks.
 
 The answer of a job is a function of model, prompt and sampling, to the bit and in every variant, whatever else runs or ran:
-the graph computes a row of a batch as it does one alone, and prompts are cut into chunks at the same places each time. A row
-that is free again keeps the whole chunks of the prompt that it read for a `session`; a later prompt of that session that begins
-with them is read from there. What was decoded is read again, for a chunk's arithmetic rounds in another order than that of
-single tokens.
+a graph computes a row of a batch as it does one alone, and a chunk as it does within several. One graph reads whole chunks, the
+other what a prompt leaves over, at which it is faster, and single tokens; they round otherwise, so prompts are cut at the same
+places each time. A row that is free again keeps the whole chunks of the prompt that it read for a `session`; a later prompt of
+that session that begins with them is read from there, and what was decoded is read again.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lattice_live.models.folder import ModelFolder
-from lattice_live.models.graph import GRAPH
 from lattice_live.node import runtime
 from lattice_live.node.cache import Cache, CudaCache
 from lattice_live.node.sampling import Sampler, Sampling
 
-PREFILL_TOK = 48
+PREFILL_TOK = 64
 
-_DEEP_TOK = 2_048
-"""From here on attention takes about as long as all else, and chunks are shorter, so that they take no longer."""
+_CHUNKS = 4
+"""So many chunks are read at once while nobody decodes, which is faster; those who do are not kept waiting for it."""
+
+_DEEP_TOK = 1_024
+"""From here on attention takes a good part of the time, and chunks are shorter, so that they take no longer."""
 
 
 class Job(NamedTuple):
@@ -73,7 +75,7 @@ class _Row:
 
 
 class _Run(NamedTuple):
-    """The graph's cache and logits, bound for some rows that follow one another."""
+    """A graph's cache and logits, bound for some rows that follow one another."""
 
     binding: Any
     logits: NDArray[np.float32]
@@ -84,7 +86,7 @@ class Engine:
     """A model, loaded, and the jobs it answers. One thread calls it.
 
     `slots` jobs run at once, each of up to `context` tokens of prompt and answer, None for as many as the model can; `provider`
-    is one of `runtime.PROVIDERS`. `prefill_tok` is the size of the first chunks; other sizes round otherwise.
+    is one of `runtime.PROVIDERS`. `prefill_tok`, at least 2, is the size of the first chunks.
     Raises ValueError for what is out of range, MemoryError if the cache has no room, `RuntimeUnusableError`.
     """
 
@@ -102,9 +104,9 @@ class Engine:
         self.context = about.context if context is None else context
         if not 2 <= self.context <= about.context:
             raise ValueError(f"context: must be from 2 to {about.context}, that of {about.name}, not {context}")
-        for name, number in (("slots", slots), ("threads", threads), ("prefill_tok", prefill_tok)):
-            if number < 1:
-                raise ValueError(f"{name}: must be at least 1, not {number}")
+        for name, number, least in (("slots", slots, 1), ("threads", threads, 1), ("prefill_tok", prefill_tok, 2)):
+            if number < least:
+                raise ValueError(f"{name}: must be at least {least}, not {number}")
         if about.variant == "fp16" and provider == "cpu":
             raise ValueError("provider: must be cuda for the variant fp16, not cpu")
         if about.variant != "fp16" and provider == "cuda":
@@ -115,6 +117,7 @@ class Engine:
         self.model_hash = about.model_hash
         self.provider = provider
         self._prefill_tok = prefill_tok
+        self._chunks = 1 if provider == "cuda" else _CHUNKS  # a GPU's products of other sizes add up in other orders
 
         shape = (slots, about.kv_heads, self.context, about.head_dim)
         dtype = np.dtype(about.kv_dtype).type
@@ -126,13 +129,13 @@ class Engine:
         )
         if available is not None and self.memory_bytes > available:
             raise MemoryError(lack)
-        self._session = runtime.session(folder.path / GRAPH, provider, threads)
+        self._writer = runtime.session(folder.graph, provider, threads)
+        self._reader = self._writer if folder.prefill == folder.graph else runtime.session(folder.prefill, provider, threads)
         try:
             self._cache = (CudaCache if provider == "cuda" else Cache)(about.layers, shape, dtype)
         except (MemoryError, RuntimeError):
             raise MemoryError(lack) from None
-        self._decode: list[_Run | None] = [None] * (slots + 1)  # by batch size
-        self._prefill: list[_Run | None] = [None] * slots  # by row
+        self._runs: dict[tuple[Any, int, int], _Run] = {}  # by graph, first row and number of rows
         self._logits = np.empty((slots, 1, self.vocabulary), np.float32)
         self._rows = [_Row() for _ in range(slots)]
         self._decoding = 0
@@ -182,10 +185,10 @@ class Engine:
                 return
 
     def step(self) -> list[Token]:
-        """Decode a token of each answer that has begun, read a chunk of a prompt that waits; the tokens that came, if any."""
+        """Decode a token of each answer that has begun, read chunks of a prompt that waits; the tokens that came, if any."""
         tokens = self._decode_rows() if self._decoding else []
         if self._waiting:
-            tokens += self._read_chunk(self._waiting[0])
+            tokens += self._read_chunks(self._waiting[0])
         return tokens
 
     def _admit(self, job: Job) -> _Row:
@@ -209,51 +212,51 @@ class Engine:
 
     def _chunk_tok(self, start: int) -> int:
         """Size of the chunk that begins at token `start`: half from _DEEP_TOK on, a quarter from four times that, and so on."""
-        return max(1, self._prefill_tok >> ((start // _DEEP_TOK).bit_length() + 1) // 2)
+        return max(2, self._prefill_tok >> ((start // _DEEP_TOK).bit_length() + 1) // 2)
 
     def _decode_rows(self) -> list[Token]:
         rows = self._rows[: self._decoding]
-        run = self._decode[len(rows)]
-        if run is None:
-            run = self._decode[len(rows)] = self._bound(0, len(rows))
-        self._run(run, rows, [[row.last] for row in rows])
-        tokens = [self._draw(row, logits[0]) for row, logits in zip(rows, run.logits, strict=True)]
+        read = self._run(self._writer, 0, [[row.last] for row in rows])
+        tokens = [self._draw(row, logits[0]) for row, logits in zip(rows, read, strict=True)]
         for row, token in zip(rows, tokens, strict=True):
             if token.finish:
                 self._release(row)
         return tokens
 
-    def _read_chunk(self, row: _Row) -> list[Token]:
+    def _read_chunks(self, row: _Row) -> list[Token]:
         assert row.job
         at = self._rows.index(row)
-        run = self._prefill[at]
-        if run is None:
-            run = self._prefill[at] = self._bound(at, 1)
-        size = self._chunk_tok(row.read)
-        chunk = row.job.prompt[row.read : row.read + size]
-        self._run(run, [row], [chunk])
-        if len(chunk) == size:
-            row.kept.extend(chunk)
-        if row.read < len(row.job.prompt):
+        prompt, size = row.job.prompt, self._chunk_tok(row.read)
+        whole = (len(prompt) - row.read) // size
+        if whole:
+            tok = size * min(whole, 1 if self._decoding else self._chunks)
+            row.kept.extend(prompt[row.read : row.read + tok])
+            logits = self._run(self._reader, at, [prompt[row.read : row.read + tok]])
+        else:
+            logits = self._run(self._writer, at, [prompt[row.read :]])
+        if row.read < len(prompt):
             return []
         self._waiting.remove(row)
         self._swap(at, self._decoding)
         self._decoding += 1
-        token = self._draw(row, run.logits[0, 0])
+        token = self._draw(row, logits[0, 0])
         if token.finish:
             self._release(row)
         return [token]
 
-    def _run(self, run: _Run, rows: Sequence[_Row], ids: Sequence[Sequence[int]]) -> None:
-        """Read `ids`, as many of each row, behind what the rows have read."""
+    def _run(self, graph: Any, first: int, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Read `ids`, as many of each row from `first` on, behind what the rows have read; the logits [rows, 1, vocabulary]."""
+        rows = self._rows[first : first + len(ids)]
         for row, more in zip(rows, ids, strict=True):
             row.read += len(more)
         last = np.array([row.read - 1 for row in rows], np.int32)
+        run = self._runs.get((graph, first, len(rows))) or self._bound(graph, first, len(rows))
         # Bound anew each time, which takes microseconds: on a GPU, binding is what copies them.
         run.binding.bind_cpu_input("input_ids", np.array(ids, np.int64))
         run.binding.bind_cpu_input("seqlens_k", last)
         run.binding.bind_cpu_input("total_sequence_length", last.max(keepdims=True) + 1)
-        self._session.run_with_iobinding(run.binding)
+        graph.run_with_iobinding(run.binding)
+        return run.logits
 
     def _draw(self, row: _Row, logits: NDArray[np.float32]) -> Token:
         assert row.job
@@ -281,9 +284,9 @@ class Engine:
             self._cache.swap(at, other, row.held_tok(), behind.held_tok())
             self._rows[at], self._rows[other] = behind, row
 
-    def _bound(self, at: int, rows: int) -> _Run:
-        run = _Run(self._session.io_binding(), self._logits[:rows])
-        self._cache.bind(run.binding, at, rows)
+    def _bound(self, graph: Any, first: int, rows: int) -> _Run:
+        run = self._runs[graph, first, rows] = _Run(graph.io_binding(), self._logits[:rows])
+        self._cache.bind(run.binding, first, rows)
         address = run.logits.ctypes.data
         run.binding.bind_output("logits", "cpu", 0, np.float32, run.logits.shape, address)
         return run

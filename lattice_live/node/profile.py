@@ -2,8 +2,12 @@
 
 Rounds over the batch sizes are interleaved, so that a slow minute of the machine falls on all of them, and the median of the
 rounds counts. The spread says how far the rounds were apart.
+
+A step takes the longer the more it has to attend to, so steps are timed behind prompts of a usual length. An engine reads a
+prompt faster while nobody decodes; r is as far from the one rate as from the other, and the profile holds both.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -20,8 +24,11 @@ ROUNDS = 5
 STEPS = 24
 """Decode steps timed in a round, by batch size."""
 
-PROMPT_TOK = 512
-"""Prompt tokens timed in a round, if the context has room for them."""
+PROMPT_TOK = 128
+"""Prompt tokens timed in a round and held while steps are, if the context has room for them."""
+
+CONTEXT_TOK = 512
+"""Ample for what is measured: while the prompts of the largest batch are read, its first answers go on."""
 
 
 class Line(NamedTuple):
@@ -38,12 +45,21 @@ class Speed(NamedTuple):
     slots: int
     step_s: dict[int, float]
     step_spread: dict[int, float]
-    prefill_tok_s: float
-    prefill_spread: float
+    alone_tok_s: float
+    """Rate at which a prompt is read while nobody decodes,"""
+    alone_spread: float
+    beside_tok_s: float
+    """and while somebody does, but for the time that takes."""
+    beside_spread: float
 
     @property
     def line(self) -> Line:
         return fit(list(self.step_s), list(self.step_s.values()))
+
+    @property
+    def prefill_tok_s(self) -> float:
+        """The rate whose greater relative distance from both is least."""
+        return math.sqrt(self.alone_tok_s * self.beside_tok_s)
 
 
 def fit(batch: Sequence[int], step_s: Sequence[float]) -> Line:
@@ -60,24 +76,44 @@ def fit(batch: Sequence[int], step_s: Sequence[float]) -> Line:
     return Line(a_s, b_s, float(np.max(np.abs(a_s + b_s * n - y) / y)))
 
 
-def measure(engine: Engine, *, rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter) -> Speed:
-    """Time an idle engine at batch sizes 1, 2, 4, … up to its slots. Takes about `rounds` times a few seconds."""
+def measure(
+    engine: Engine,
+    *,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+    beside: Callable[[], object] = lambda: None,
+) -> Speed:
+    """Time an idle engine at batch sizes 1, 2, 4, … up to its slots. Takes about `rounds` times a few seconds.
+
+    `beside` is done once a round, and leaves the engine idle: what is to be compared with the rounds shares their minutes.
+    """
     sizes = [size for size in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if size <= engine.slots]
     steps: dict[int, list[float]] = {size: [] for size in sizes}
-    prompt_tok = max(1, min(PROMPT_TOK, engine.context - 2))
-    prefills: list[float] = []
+    prompt_tok = max(1, min(PROMPT_TOK, engine.context // 2))
+    alone: list[float] = []
+    busy: list[float] = []
     prefill_s(engine, prompt_tok, clock)  # the first run of a shape allocates
     for _ in range(rounds):
-        prefills.append(prompt_tok / prefill_s(engine, prompt_tok, clock))
+        alone.append(prompt_tok / prefill_s(engine, prompt_tok, clock))
         for size in sizes:
-            steps[size].append(median(step_s(engine, size, clock)))
+            steps[size].append(median(step_s(engine, size, clock, prompt_tok)))
+        if engine.slots > 1:
+            busy.append(prompt_tok / beside_s(engine, prompt_tok, steps[1][-1], clock))
+        beside()
+    busy = busy or alone
     return Speed(
         engine.slots,
         {size: median(times) for size, times in steps.items()},
-        {size: (max(times) - min(times)) / median(times) for size, times in steps.items()},
-        median(prefills),
-        (max(prefills) - min(prefills)) / median(prefills),
+        {size: _spread(times) for size, times in steps.items()},
+        median(alone),
+        _spread(alone),
+        median(busy),
+        _spread(busy),
     )
+
+
+def _spread(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / median(values)
 
 
 def prefill_s(engine: Engine, prompt_tok: int, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -91,11 +127,27 @@ def prefill_s(engine: Engine, prompt_tok: int, clock: Callable[[], float] = time
     return took_s
 
 
-def step_s(engine: Engine, size: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Seconds of each step with `size` sequences decoding, after a short prompt."""
-    steps = min(STEPS, engine.context - 8)
+def beside_s(engine: Engine, prompt_tok: int, lone_step_s: float, clock: Callable[[], float] = time.perf_counter) -> float:
+    """As `prefill_s` while another sequence decodes, whose steps take `lone_step_s` each, which do not count."""
+    engine.submit(_job(engine, 0, 4, max_tokens=engine.context - 4))
+    while not engine.step():
+        pass
+    engine.submit(_job(engine, 1, prompt_tok, max_tokens=2))
+    began, steps = clock(), 1
+    while all(token.job == 0 for token in engine.step()):
+        steps += 1
+    took_s = clock() - began
+    for number in range(2):
+        engine.cancel(number)
+    return max(took_s - steps * lone_step_s, took_s / 10)  # a clock or a machine that jumps must not make it infinite
+
+
+def step_s(engine: Engine, size: int, clock: Callable[[], float] = time.perf_counter, prompt_tok: int = 4) -> list[float]:
+    """Seconds of each step with `size` sequences decoding behind prompts of `prompt_tok`."""
+    steps = min(STEPS, engine.context - prompt_tok - 4)
+    most_tok = engine.context - prompt_tok
     for number in range(size):
-        engine.submit(_job(engine, number, 4, max_tokens=steps + 2 * size + 2))
+        engine.submit(_job(engine, number, prompt_tok, max_tokens=most_tok))
     begun: set[int] = set()
     while len(begun) < size:
         begun |= {token.job for token in engine.step()}
@@ -139,7 +191,8 @@ def document(name: str, variant: str, provider: str, machine: str, speed: Speed)
                 "measured": {
                     "step": {str(size): _ms(step_s) for size, step_s in speed.step_s.items()},
                     "step_spread": {str(size): round(spread, 4) for size, spread in speed.step_spread.items()},
-                    "prefill_spread": round(speed.prefill_spread, 4),
+                    "prefill_tok_s": {"alone": round(speed.alone_tok_s, 1), "beside": round(speed.beside_tok_s, 1)},
+                    "prefill_spread": {"alone": round(speed.alone_spread, 4), "beside": round(speed.beside_spread, 4)},
                 },
             }
         },

@@ -41,6 +41,7 @@ def session(model: Path | bytes, provider: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the file, or all weights are floats at once
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if provider == "cuda":
         if hasattr(onnxruntime, "preload_dlls"):

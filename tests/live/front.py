@@ -68,6 +68,7 @@ async def front(folder: Path, *actors: Actor, config: Config | None = None) -> A
                 driver=scene.driver,
                 settlement=None,
                 storage=documents,
+                fees_nlai={},
                 texts={"a": tiny().text},
                 members=SimpleNamespace(models={"a": model}, peers=peers),
             )

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -85,8 +85,8 @@ class Live:
 
 
 @contextmanager
-def live(config: Config, folder: Path, step_ms: int = 0) -> Iterator[Live]:
-    """A network that serves until the block ends, and is then drained, settled and stopped."""
+def live(config: Config, folder: Path, step_ms: int = 0, urls: Sequence[str] | None = None) -> Iterator[Live]:
+    """A network that serves until the block ends, and is then drained, settled and stopped; over nodes at `urls`, if given."""
     ready = threading.Event()
     found: list[Live] = []
     errors: list[BaseException] = []
@@ -98,7 +98,7 @@ def live(config: Config, folder: Path, step_ms: int = 0) -> Iterator[Live]:
             listener = listen(config.live.listen)
             port = listener.getsockname()[1]
             stop, loop = asyncio.Event(), asyncio.get_running_loop()
-            async with running(config, held, step_ms) as network:
+            async with running(config, held, step_ms, urls=urls) as network:
                 key = await first_key(network.storage) or ""
                 found.append(Live(network, f"http://127.0.0.1:{port}", key, loop))
                 stops.append(lambda: loop.call_soon_threadsafe(stop.set))

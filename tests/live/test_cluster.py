@@ -10,7 +10,7 @@ import pytest
 from lattice_core.config import Config, parse, revise
 from lattice_core.state import PUBLIC
 from lattice_live.driver import Answer, Ask
-from tests.live.membership import row_of, started
+from tests.live.membership import Started, row_of, started
 from tests.live.networks import LOCAL, Live, live
 from tests.live.peer import Peer, counting
 
@@ -87,3 +87,22 @@ def test_the_peer_would_have_seen_it(network: tuple[Live, Peer], monkeypatch: py
     monkeypatch.setattr(driver, "ask", leak)
     before, after = row_of(clinic.url, 1)["answers"], answers(clinic, 1)[1]
     assert (after - before, peer.connections) == (1, 1)
+
+
+def test_a_node_joins_a_private_cluster_with_an_admins_key_and_serves_it_alone(
+    network: tuple[Live, Peer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinic, _ = network
+    certificate = str(tmp_path / "nexus.crt")
+    (tmp_path / "nexus.crt").write_bytes((clinic.network.folder.keys / "nexus.crt").read_bytes())
+    key = tmp_path / "node.key"
+    common = ["--cluster", "clinic", "--nexus-cert", certificate, "--price-in", "0.01", "--price-out", "0.01"]
+    stranger = Started(clinic.url, key, *common)
+    assert stranger.process.wait(60) == 2
+    assert "Authorization" in stranger.process.stderr.read()  # type: ignore[union-attr]
+    with started(clinic.url, key, *common, "--api-key", clinic.key):
+        row = row_of(clinic.url, 2)
+        assert (row["state"], row["cluster"]) == ("up", "clinic")
+        assert clinic.on_chain(lambda bridge: bridge.network.nodes.node(2).cluster) == 1
+        answers(clinic)
+        assert row_of(clinic.url, 2)["answers"] == 3, "it asks less"

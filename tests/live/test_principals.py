@@ -159,3 +159,14 @@ def test_no_minute_has_more_than_twice_a_rates_requests_and_who_waits_as_told_is
             assert bucket.take(now_s) == 0.0
         taken.append(now_s)
         assert sum(at > now_s - 60 for at in taken) <= 2 * per_min
+
+
+def test_what_ran_when_the_nexus_was_killed_counts_with_its_fee_where_that_is_known() -> None:
+    principals, _, shelf = founded()
+    secret, key = principals.issue(terms(budget_nlai=100))
+    principal = principals.authenticate(f"Bearer {secret}", CHAT, 0.0)
+    for request in (1, 2):
+        principals.reserve(principal, request, 30)
+    assert Principals(shelf).spent_nlai(key) == 60  # type: ignore[arg-type]
+    assert Principals(shelf, {1: 7, 9: 50}).spent_nlai(key) == 37  # type: ignore[arg-type]
+    assert Principals(shelf).spent_nlai(key) == 37, "and it stays so"  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Batches reach a chain behind JSON-RPC once each, though it goes away, loses answers, or keeps its own time."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lattice_live import settlement
 from lattice_live.settlement import Settlement
 from tests.live.chains import Anvil, restartable
 from tests.live.networks import local
+
+REAL_S = time.time
 
 SAID = Standing(np.array([True, True]), np.array([0.9, 0.8]))
 
@@ -132,9 +135,8 @@ def test_another_process_goes_on_with_the_same_contracts_and_settles_nothing_twi
         assert again.fact == BatchConfirmed(0, 0, 0)
         assert await paid(settlement) == 1_000
         assert (await settlement.settle(batch(1), SAID)).fact == BatchConfirmed(0, 1, 0)
-        told = await settlement.recall(BatchConfirmed(7, 1, 0), batch(1), SAID)
-        assert told.settled is not None
-        assert (told.fact, told.settled.purchased_nlai) == (BatchConfirmed(0, 1, 0), 1_000)
+        settlement.redo(lambda bridge: settlement.settle_again(bridge, batch(1), SAID, 1))
+        await settlement.catch_up()
         assert await paid(settlement) == 2_000
 
     for work in (first, second):
@@ -198,9 +200,41 @@ def test_on_a_chain_that_keeps_its_own_time_a_batch_waits_for_the_end_of_its_epo
         left_s = settlement.until_end_s(0)
         assert left_s is not None
         assert 0 < left_s <= 2
+        for jump_s in (-3_600, 86_400, 0):
+            monkeypatch.setattr(time, "time", lambda jump_s=jump_s: REAL_S() + jump_s)
+            assert abs(left_s - (settlement.until_end_s(0) or 0)) < 1, "the machine's time of day does not matter any more"
         assert (await settlement.settle(batch(0), SAID)).fact == BatchConfirmed(0, 0, 0)
         assert await settlement.read(lambda bridge: bridge.chain.block().timestamp_s >= bridge.epochs.end_s(0))
         assert await paid(settlement) == 1_000
 
+    async def leave(settlement: Settlement) -> None:
+        waiting = asyncio.create_task(settlement.settle(batch(0), SAID))
+        await asyncio.sleep(0.1)
+        settlement.give_up(20.0)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waiting, 2)  # nobody waits 20 s for an hour to be over
+
     with restartable(tmp_path) as own:
         settling(config(own, "2s"), tmp_path / "book.json", work)
+        settling(config(own, "1h"), tmp_path / "another.json", leave)
+
+
+def test_in_this_process_too_the_chain_settles_nothing_that_the_kernel_has_given_up_which_waits_for_what_is_queued(
+    tmp_path: Path,
+) -> None:
+    grace = local().chain.grace_epochs
+
+    async def work(settlement: Settlement) -> None:
+        async with settlement._turn:  # as while a chain is made again
+            task = asyncio.create_task(settlement.settle(batch(0), SAID))
+            await asyncio.sleep(0)
+            assert not settlement.holds(grace), "the kernel keeps what is in its grace"
+            assert settlement.holds(grace + 1)
+        assert (await task).fact == BatchConfirmed(0, 0, 0)
+        assert not settlement.holds(grace + 1)
+        settlement.closed = lambda: grace + 2
+        assert (await settlement.settle(batch(2), SAID)).fact == BatchConfirmed(0, 2, 0), "it is in its grace, if only just"
+        assert (await settlement.settle(batch(1), SAID)).fact == BatchLapsed(0, 1, 0)
+        assert await paid(settlement) == 2_000
+
+    settling(local(), tmp_path / "book.json", work)

@@ -210,7 +210,7 @@ def test_each_payers_receipts_of_an_epoch_become_one_voucher_for_each_node(tmp_p
 
     async def run() -> None:
         vouchers = Vouchers(CONFIG, LISTING, storage, nodes.hand)
-        vouchers.start(asyncio.get_running_loop().create_future())
+        vouchers.start()
         nodes.away.add(1)
         for epoch in range(2):
             for one in RECEIPTS:
@@ -243,7 +243,7 @@ def test_a_process_that_ended_before_it_signed_signs_at_the_next_start(
     async def run() -> None:
         vouchers = Vouchers(CONFIG, LISTING, storage, nodes.hand)
         vouchers.restore(lambda first: iter(lines[first:]), len(lines), 2)
-        vouchers.start(asyncio.get_running_loop().create_future())
+        vouchers.start()
         await vouchers.stop()
 
     asyncio.run(run())

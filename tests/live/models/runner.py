@@ -9,12 +9,12 @@ import onnxruntime
 
 
 class Runner:
-    """`rows` rows of `room` tokens each; `lengths` is how many each holds."""
+    """`rows` rows of `room` tokens each; `lengths` is how many each holds. `graph` is the folder's graph that runs."""
 
-    def __init__(self, folder, rows=1, room=64):
+    def __init__(self, folder, rows=1, room=64, graph="graph"):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        path = str(folder.path / "model.onnx")
+        path = str(getattr(folder, graph))
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         m = folder.manifest
         names = [f"{i}.{part}" for i in range(m.layers) for part in ("key", "value")]
