@@ -25,9 +25,9 @@ from lattice_live.node import runtime
 from lattice_live.node.cache import Cache, CudaCache
 from lattice_live.node.sampling import Sampler, Sampling
 
-PREFILL_TOK = 64
+PREFILL_TOK = 32
 
-_CHUNKS = 4
+_CHUNKS = 8
 """So many chunks are read at once while nobody decodes, which is faster; those who do are not kept waiting for it."""
 
 _DEEP_TOK = 1_024

@@ -194,23 +194,23 @@ def test_reading_a_prompt_from_where_its_session_left_it_changes_nothing_but_tim
 
 def test_a_session_is_read_again_once_another_has_its_row(folder: ModelFolder) -> None:
     many = engine(folder, 2)
-    long = prompt(80)
+    long = prompt(130)
     assert steps_to_first(many, Job(0, long, GREEDY, 2, "a")) == 3
     many.cancel(0)
     assert steps_to_first(many, Job(1, long, GREEDY, 2, "a")) == 1
     many.cancel(1)
     for n in (2, 3):
-        steps_to_first(many, Job(n, prompt(80, n), GREEDY, 2, f"other {n}"))
+        steps_to_first(many, Job(n, prompt(130, n), GREEDY, 2, f"other {n}"))
     many.cancel(2)
     assert steps_to_first(many, Job(4, long, GREEDY, 2, "a")) == 3
 
 
 def test_a_session_reads_nothing_of_another(folder: ModelFolder) -> None:
     many = engine(folder)
-    steps_to_first(many, Job(0, prompt(80), GREEDY, 2, "a"))
+    steps_to_first(many, Job(0, prompt(130), GREEDY, 2, "a"))
     many.cancel(0)
-    assert steps_to_first(many, Job(1, prompt(80), GREEDY, 2, "b")) == 3
-    assert steps_to_first(many, Job(2, prompt(80), GREEDY, 2)) == 3
+    assert steps_to_first(many, Job(1, prompt(130), GREEDY, 2, "b")) == 3
+    assert steps_to_first(many, Job(2, prompt(130), GREEDY, 2)) == 3
 
 
 def test_a_row_that_decodes_keeps_its_session_when_another_ends(folder: ModelFolder) -> None:
@@ -244,12 +244,12 @@ def test_deep_in_a_prompt_chunks_are_shorter(folder: ModelFolder) -> None:
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_while_nobody_decodes_four_chunks_are_read_at_once_which_changes_nothing_but_time(tmp_path: Path, variant: str) -> None:
+def test_while_nobody_decodes_several_chunks_are_read_at_once_which_changes_nothing_but_time(tmp_path: Path, variant: str) -> None:
     folder = random.build(tmp_path / "model", 3, variant)
     alone, busy = engine(folder, 2), engine(folder, 2)
     steps_to_first(busy, job(1, max_tokens=100, sampling=Sampling(0.0, logit_bias=NO_END)))
-    long = Job(0, prompt(10 * CHUNK + 1), Sampling(0.0, top_logprobs=5), 4)
-    assert (steps_to_first(alone, long), steps_to_first(busy, long)) == (3 + 1, 10 + 1)  # what is left is read apart
+    long = Job(0, prompt(20 * CHUNK + 1), Sampling(0.0, top_logprobs=5), 4)
+    assert (steps_to_first(alone, long), steps_to_first(busy, long)) == (3 + 1, 20 + 1)  # what is left is read apart
     for each in (alone, busy):
         each.cancel(0)
     assert answer(alone, long) == [token for token in answer(busy, long) if token.job == 0]
