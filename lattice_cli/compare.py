@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lattice_core.config import ConfigError
+from lattice_sim.study.statistics import LEVEL, paired
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lattice_sim.rundir import Run
-
-LEVEL = 0.95
-"""Of the intervals."""
 
 MOST_NODES = 16
 """Nodes that have a row each; of more, populations have."""
@@ -134,17 +132,8 @@ def _row(name: str, a: Sequence[float | None], b: Sequence[float | None], pairs:
         return Row(name, _mean(left), _mean(right), None, None)
     if not pairs:
         return Row(name, _mean(left), _mean(right), sum(right) / len(right) - sum(left) / len(left), None)
-    changes = [after - before for before, after in zip(left, right, strict=True)]
-    return Row(name, _mean(left), _mean(right), _mean(changes), half_width(changes))
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half of the t interval of the mean of at least 2 values."""
-    from statistics import stdev
-
-    from scipy.stats import t
-
-    return float(t.ppf((1.0 + LEVEL) / 2.0, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    change = paired(left, right).interval
+    return Row(name, _mean(left), _mean(right), change.mean, change.half_width)
 
 
 def _known(values: Sequence[float | None]) -> list[float]:
