@@ -244,7 +244,7 @@ def test_deep_in_a_prompt_chunks_are_shorter(folder: ModelFolder) -> None:
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_while_nobody_decodes_several_chunks_are_read_at_once_which_changes_nothing_but_time(tmp_path: Path, variant: str) -> None:
+def test_while_nobody_decodes_several_chunks_are_read_at_once_to_the_same_answer(tmp_path: Path, variant: str) -> None:
     folder = random.build(tmp_path / "model", 3, variant)
     alone, busy = engine(folder, 2), engine(folder, 2)
     steps_to_first(busy, job(1, max_tokens=100, sampling=Sampling(0.0, logit_bias=NO_END)))
