@@ -1,26 +1,14 @@
 """Nodes that this Nexus did not launch: admitted by their signed application, joined, drained, dismissed.
 
-    POST   /v1/nodes              a node's application → its number; the same node may apply again, and is taken back
-    GET    /v1/nodes              every node: its offers, state and work
-    POST   /v1/nodes/{id}/drain   no more requests go there, what it has it finishes
-    DELETE /v1/nodes/{id}         the same, and then it leaves for good
-    GET    /v1/network            what a node must know before it applies
-    GET    /v1/wallet             the money of the account whose key asks
-
 Draining and dismissing is for the node itself, by its signature, and for keys with the scope `admin`; a private cluster is
 joined with such a key, too. On a chain in this process, which is a test network's, the Nexus registers and bonds a node for it;
 on any other the node has done so itself.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
-
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 
 from lattice_core.batch import MAX_ENTRIES
 from lattice_core.chain.bridge import Bridge
@@ -31,7 +19,6 @@ from lattice_core.events import Bonded, Event, NodeDown, NodeRegistered, NodeUp,
 from lattice_core.nexus import Nexus
 from lattice_core.state import ABSENT, DRAINING, KINDS, NONE, UP
 from lattice_core.streams import entity_key
-from lattice_core.units import NANO
 from lattice_live.application import Application, Errand, check_fresh, document, errand_signer
 from lattice_live.models.folder import Manifest
 from lattice_live.node.identity import IdentityError
@@ -47,8 +34,6 @@ RETRY_S = (1.0, 60.0)
 
 LEAVING_S = 600.0
 """How long a node that leaves may take to finish what it has."""
-
-MAX_BODY_BYTES = 1 << 16
 
 STATES = {ABSENT: "absent", UP: "up", DRAINING: "draining"}
 
@@ -345,143 +330,3 @@ def _registered(bridge: Bridge, node: int, operator: bytes, kind: int, cluster: 
         if (offer.price_in_nlai, offer.price_out_nlai) != (asked.price_in_nlai, asked.price_out_nlai):
             raise MembershipError(409, "other_offer", f"models.{name}: must ask what the chain says that the node asks")
     return found.bond_nlai
-
-
-class Caller(Protocol):
-    """Who asks with an API key."""
-
-    @property
-    def account(self) -> int: ...
-    @property
-    def scopes(self) -> Collection[str]: ...
-
-
-def routes(network: Any, authenticate: Callable[[Request], Caller]) -> APIRouter:
-    """The endpoints, for the gateway's application; `authenticate` finds the caller of a request or raises its refusal."""
-    router, members, config = APIRouter(), network.members, network.config
-    settlement, driver = network.settlement, network.driver
-
-    @router.post("/v1/nodes", response_model=None, openapi_extra=_body_of(Application))
-    async def apply(request: Request) -> Response:
-        application = await _application(request)
-        if application.cluster is not None and "admin" not in authenticate(request).scopes:
-            raise MembershipError(403, "insufficient_scope", "cluster: is joined with a key that has the scope admin")
-        node = await members.admit(application)
-        return JSONResponse({"node": node, "nexus": 0, "state": "up"})
-
-    @router.get("/v1/nodes", response_model=None)
-    async def list_nodes() -> Response:
-        return JSONResponse({"object": "list", "data": members.rows()})
-
-    @router.post("/v1/nodes/{node}/drain", response_model=None)
-    async def drain(request: Request, node: str) -> Response:
-        number = entitled(request, node, "drain")
-        return JSONResponse({"node": number, "state": "draining", "in_flight": members.drain(number)})
-
-    @router.delete("/v1/nodes/{node}", response_model=None)
-    async def dismiss(request: Request, node: str) -> Response:
-        number = entitled(request, node, "leave")
-        await members.dismiss(number)
-        return JSONResponse({"node": number, "state": "left"})
-
-    @router.get("/v1/network", response_model=None)
-    async def describe() -> Response:
-        listing, bonds = settlement.listing, config.economics.bonds
-        served = {name: _model(config, name, model) for name, model in members.models.items()}
-        chain = {
-            "backend": config.chain.backend,
-            "url": config.chain.url if settlement.remote else None,
-            "id": listing.chain_id,
-            "book": listing.book.hex(),
-            "registry": listing.contracts["NodeRegistry"].hex(),
-            "tokenomics": listing.contracts["Tokenomics"].hex(),
-            "away": settlement.away or None,
-            "epoch_s": config.chain.epoch_ns / NANO,
-        }
-        bond = {"minimum_nlai": bonds.minimum_nlai, "reference_nlai": bonds.reference_nlai}
-        return JSONResponse(
-            {
-                "name": config.name,
-                "nexus": 0,
-                "epoch": driver.nexus.count("epoch"),
-                "tls": config.live.tls,
-                "chain": chain,
-                "bond": bond,
-                "clusters": [name for name in driver.nexus.clusters if name],
-                "models": served,
-            }
-        )
-
-    @router.get("/v1/wallet", response_model=None)
-    async def wallet(request: Request) -> Response:
-        caller = authenticate(request)
-        row = driver.nexus.table("accounts")[caller.account]
-        return JSONResponse({"account": caller.account, "purchased": _money(row, ""), "faucet": _money(row, "faucet_")})
-
-    def entitled(request: Request, text: str, errand: Errand) -> int:
-        """The number of a node for which the caller may ask this."""
-        if not text.isdecimal() or len(text) > 9 or not members.knows(int(text)):
-            raise MembershipError(404, "unknown_node", f"node: there is no node {text!r}")
-        header = request.headers.get("authorization", "")
-        if header.startswith("Node "):
-            members.check_errand(int(text), errand, header)
-        elif "admin" not in authenticate(request).scopes:
-            raise MembershipError(
-                403, "insufficient_scope", "Authorization: must be of a key with the scope admin, or the node's own"
-            )
-        return int(text)
-
-    return router
-
-
-async def refuse(request: Request, error: Exception) -> Response:
-    """A MembershipError as HTTP tells it: the gateway's application takes this as its handler."""
-    assert isinstance(error, MembershipError)
-    kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
-    return JSONResponse(body, error.status, headers={"Retry-After": "10"} if error.status == 503 else None)
-
-
-async def _application(request: Request) -> Application:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise MembershipError(413, "body_too_large", f"body: must be at most {MAX_BODY_BYTES} bytes")
-        return Application.model_validate_json(bytes(body))
-    except ClientDisconnect:
-        raise MembershipError(400, "client_left", "body: breaks off") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "body"
-        raise MembershipError(400, "invalid_value", f"{key}: {first['msg']}") from None
-
-
-def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of a body that is read by hand."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
-
-
-def _model(config: Config, name: str, model: Manifest) -> dict[str, Any]:
-    """What a node must know to serve a model: where its weights are had, unless they are a file of the Nexus's machine."""
-    weights = config.models[name].weights
-    assert weights is not None  # it is served
-    source = {"seed": weights.seed, "pull": weights.pull, "variant": weights.variant}
-    return {
-        "kind": config.models[name].kind,
-        "context": config.models[name].context_tok,
-        "model_hash": model.model_hash,
-        "variant": model.variant,
-        "weights": source if weights.seed is not None or weights.pull is not None else None,
-        "price_in_nlai": config.models[name].reference.price_input_nlai,
-        "price_out_nlai": config.models[name].reference.price_output_nlai,
-    }
-
-
-def _money(row: Any, kind: str) -> dict[str, int]:
-    """Where an account's nanoLAI of one kind of credit are."""
-    places = {"free": f"{kind}free", "held": f"{kind}held", "debit": f"{kind}debit", "unsettled": f"{kind}unsettled"}
-    places |= {"overdue": f"{kind}overdue", "spent": f"{kind}spent"}
-    places |= {"granted": "granted"} if kind else {"withdrawn": "withdrawn", "deposited": "deposited"}
-    return {f"{name}_nlai": int(row[f"{column}_nlai"]) for name, column in places.items()}

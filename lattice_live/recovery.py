@@ -243,8 +243,8 @@ class Snapshots:
         history = await asyncio.to_thread(plain.dump, self._history.save())
         listing, chain = (None, b"") if saved is None else saved
         parts = {"kernel": kernel, "history": history, "chain": chain}
-        about = json.dumps(_about(decisions, listing, parts)).encode()
-        self._storage.snapshot(events, parts | {"about": about})
+        about = await asyncio.to_thread(_about, decisions, listing, parts)
+        self._storage.snapshot(events, parts | {"about": json.dumps(about).encode()})
         self._last_events = events
         return True
 

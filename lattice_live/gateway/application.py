@@ -7,7 +7,7 @@
     GET  /v1/organisation, GET|POST /v1/members, /v1/keys, DELETE /v1/members/{name}, /v1/keys/{key}    who may ask
     GET  /healthz, /metrics                       need no key
 
-The endpoints of nodes stand in `membership`.
+The routes of nodes stand in `nodes`.
 """
 
 import json
@@ -25,13 +25,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from lattice_core.state import OUTCOMES, REASONS, UP
-from lattice_live import membership
-from lattice_live.gateway import schemas
+from lattice_live.gateway import nodes, schemas
 from lattice_live.gateway.errors import Refusal
 from lattice_live.gateway.metrics import MEDIA_TYPE
 from lattice_live.gateway.principals import ADMIN, CHAT, EXPLAIN, MODELS, Key
 from lattice_live.gateway.service import Gateway
 from lattice_live.gateway.wire import Doorman, read
+from lattice_live.membership import MembershipError
+
+CHAIN_RETRY_S = 10
+"""When a node may come back that met a chain which is away."""
 
 BODIES = (schemas.Chat, schemas.Completion, schemas.NewMember, schemas.NewKey)
 
@@ -194,12 +197,14 @@ def application(gateway: Gateway) -> ASGIApp:
     errors: dict[int | str, dict[str, Any]] = {
         code: {"model": schemas.Error} for code in (400, 401, 403, 404, 408, 409, 413, 503)
     }
-    app.include_router(membership.routes(gateway.network, gateway.authenticate), responses=errors)
-    app.add_exception_handler(membership.MembershipError, membership.refuse)
+    app.include_router(nodes.routes(gateway.network, gateway.authenticate), responses=errors)
 
     async def refuse(request: Request, error: Exception) -> Response:
         if isinstance(error, ClientDisconnect):
             return Response(status_code=499)  # nobody reads it
+        if isinstance(error, MembershipError):
+            after = {"Retry-After": str(CHAIN_RETRY_S)} if error.status == 503 else None
+            error = Refusal(error.status, error.code, str(error), headers=after)
         if not isinstance(error, HTTPException):
             error = Refusal(500, "internal_error", "the Nexus made a mistake; its log says which")
         if not isinstance(error, Refusal):
@@ -207,7 +212,7 @@ def application(gateway: Gateway) -> ASGIApp:
             error = Refusal(error.status_code, "unknown_url", message, headers=error.headers)
         return JSONResponse(error.body(), error.status_code, headers=error.headers)
 
-    for kind in (HTTPException, ClientDisconnect, Exception):
+    for kind in (HTTPException, ClientDisconnect, MembershipError, Exception):
         app.add_exception_handler(kind, refuse)
     app.openapi = cache(lambda: _described(app))  # type: ignore[method-assign]
     return Doorman(app, gateway.metrics.answered, straight, refuse)

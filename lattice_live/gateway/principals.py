@@ -45,10 +45,6 @@ class Principal(NamedTuple):
     account: int
     number: int
 
-    @property
-    def scopes(self) -> tuple[str, ...]:
-        return self.key.scopes
-
     def owns(self, other: "Principal") -> bool:
         """Whether what `other` asked is this one's affair: his own, and all of his organisation's if it is his."""
         same = self.key.organisation == other.key.organisation

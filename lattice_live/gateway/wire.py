@@ -113,11 +113,11 @@ class Doorman:
                 raise  # into the log
 
 
-async def read[T: BaseModel](request: Request, kind: type[T]) -> T:
-    """The body of a request. Raises Refusal."""
+async def read[T: BaseModel](request: Request, kind: type[T], most_bytes: int = MAX_BODY_BYTES) -> T:
+    """The body of a request, at most `most_bytes` long. Raises Refusal."""
     try:
         async with asyncio.timeout(BODY_S):
-            body = await _body(request.receive)
+            body = await _body(request.receive, most_bytes)
     except TimeoutError:
         message = f"body: must be here within {BODY_S:g} s"
         raise Refusal(408, "request_timeout", message, headers={"Connection": "close"}) from None
@@ -127,16 +127,16 @@ async def read[T: BaseModel](request: Request, kind: type[T]) -> T:
         raise of_validation(error) from None
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, most_bytes: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         body += message["body"]
-        if len(body) > MAX_BODY_BYTES:
-            most = f"body: must be at most {MAX_BODY_BYTES} bytes"
-            raise Refusal(413, "body_too_large", most, headers={"Connection": "close"})
+        if len(body) > most_bytes:
+            too_long = f"body: must be at most {most_bytes} bytes"
+            raise Refusal(413, "body_too_large", too_long, headers={"Connection": "close"})
         if not message["more_body"]:
             return bytes(body)
 

@@ -107,7 +107,7 @@ def test_who_is_drained_gets_nothing_until_it_comes_back(
 def test_an_application_that_is_not_as_it_must_be_registers_nobody(network: Live, http: httpx.Client) -> None:
     count = network.on_chain(lambda bridge: bridge.network.nodes.count())
     signed = application(network)
-    assert "body" in refused(http.post("/v1/nodes", content=b"{"), 400, "invalid_value")
+    assert "body" in refused(http.post("/v1/nodes", content=b"{"), 400, "invalid_json")
     refused(http.post("/v1/nodes", content=b"x" * 100_000), 413, "body_too_large")
     assert "slots" in refused(http.post("/v1/nodes", json={**signed, "slots": 0}), 400, "invalid_value")
     refused(http.post("/v1/nodes", json={**signed, "signature": ""}), 401, "invalid_signature")
