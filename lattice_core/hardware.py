@@ -1,6 +1,7 @@
 """The catalogue of hardware profiles: how fast a kind of machine serves a model.
 
-A decoding step of n sequences takes a + b·n; prompts are read at `prefill_tok_s`. A model without weights is known to the
+A decoding step of n sequences takes a + b·n; prompts are read at `prefill_tok_s`, in chunks between steps while others decode
+(`service`). A model without weights is known to the
 simulator by these figures only.
 
 The 70B figures are a roofline. The model has 70.6·10⁹ weights, 80 layers, 8 key-value heads of 128 (Llama 3, Grattafiori et al.
@@ -33,6 +34,10 @@ class Profile:
     """Prompt tokens read per second while nothing decodes."""
     source: str
     """Where the figures come from."""
+    prefill_beside_tok_s: float | None = None
+    """Prompt tokens read per second of the time that a chunk adds to a step; as `prefill_tok_s` if None."""
+    chunk_tok: int | None = None
+    """Prompt tokens that a step takes in; the usual number if None."""
 
     def output_tok_s(self, slots: int) -> float:
         """Output tokens per second with all of `slots` decoding: slots/(a + b·slots)."""

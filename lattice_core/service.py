@@ -4,8 +4,9 @@ The rules. A request takes a slot on admission; one that finds none waits, first
 prefilled one at a time in order of submission; the first token appears when the prompt is done, and the rest is decoded.
 
 The node works in steps. With n requests decoding, a step gives each of them one token and lasts a + b·n; while a prompt is
-prefilled, a step also takes in a chunk of c of its tokens and lasts c/r longer (a step of nothing but prompt lasts c/r). So
-prefill has the share φ = c/(c + r·(a + b·n)) of the time, runs at φ·r, and each request decodes at (1 − φ)/(a + b·n) tokens/s.
+prefilled, a step also takes in a chunk of c of its tokens and lasts c/r' longer; a step of nothing but prompt lasts c/r. So
+beside others prefill has the share φ = c/(c + r'·(a + b·n)) of the time, runs at φ·r', and each request decodes at
+(1 − φ)/(a + b·n) tokens/s. Unless a node is said to read more slowly beside others, r' = r.
 
 Within a step everything flows evenly, and a step's length changes only at events. Hence one virtual clock, which counts the
 steps since the node was last empty, says when everything ends: a prompt of m tokens m/c steps after it began, an answer of k
@@ -24,6 +25,9 @@ from numpy.typing import ArrayLike
 from lattice_core.directory import Directory, Handle, in_lines, zeros
 from lattice_core.jit import jit, load, prefetch_of, row_of, store
 from lattice_core.units import NEVER_NS
+
+CHUNK_TOK = 128
+"""Prompt tokens that a step takes in, unless a node's profile says otherwise."""
 
 RECEIPT_TOK = 16
 """Delivered tokens are receipted at every multiple of this; a job cut short is paid up to its last receipt."""
@@ -70,6 +74,7 @@ SERVER = in_lines(
         ("a_ns", f8),  # a step's fixed time
         ("b_ns", f8),  # a step's time per decoding request
         ("prefill_ns", f8),  # 1e9/r, a prompt token's time; 0: prompts cost nothing
+        ("beside_ns", f8),  # 1e9/r', the same while others decode
         ("chunk_tok", i8),  # c
         ("submitted", i8),  # jobs ever accepted
     ]
@@ -105,17 +110,25 @@ prefetch, prefetch_job, prefetch_heap = prefetch_of(SERVER, 0), prefetch_of(JOB,
 
 
 def new_service(
-    a_ns: ArrayLike, b_ns: ArrayLike, prefill_ns: ArrayLike, slots: ArrayLike, queue_room: ArrayLike, chunk_tok: ArrayLike = 128
+    a_ns: ArrayLike,
+    b_ns: ArrayLike,
+    prefill_ns: ArrayLike,
+    slots: ArrayLike,
+    queue_room: ArrayLike,
+    chunk_tok: ArrayLike = CHUNK_TOK,
+    beside_ns: ArrayLike | None = None,
 ) -> Service:
     """Empty nodes at t = 0. Each argument is one number for all nodes or a sequence of one per node.
 
-    A step lasts a_ns + b_ns·n ns with n requests decoding, plus chunk_tok·prefill_ns ns while a prompt is prefilled. Raises
-    ValueError, naming argument and node, unless a_ns, b_ns and prefill_ns are finite and ≥ 0, a_ns + b_ns > 0, and slots ≥ 1,
-    queue_room ≥ 0 and chunk_tok ≥ 1 are whole.
+    A step lasts a_ns + b_ns·n ns with n > 0 requests decoding, plus chunk_tok·beside_ns ns while a prompt is prefilled; one of
+    nothing but prompt chunk_tok·prefill_ns. Without `beside_ns` both are equal, and where prefill_ns is 0 it must be, too.
+    Raises ValueError, naming argument and node, unless times are finite and ≥ 0, a_ns + b_ns > 0, and slots ≥ 1, queue_room ≥ 0
+    and chunk_tok ≥ 1 are whole.
     """
-    names = ("a_ns", "b_ns", "prefill_ns", "slots", "queue_room", "chunk_tok")
+    names = ("a_ns", "b_ns", "prefill_ns", "slots", "queue_room", "chunk_tok", "beside_ns")
+    beside_ns = prefill_ns if beside_ns is None else beside_ns
     least = {"slots": 1, "queue_room": 0, "chunk_tok": 1}
-    values = np.broadcast_arrays(*map(np.atleast_1d, (a_ns, b_ns, prefill_ns, slots, queue_room, chunk_tok)))
+    values = np.broadcast_arrays(*map(np.atleast_1d, (a_ns, b_ns, prefill_ns, slots, queue_room, chunk_tok, beside_ns)))
     for name, column in zip(names, values, strict=True):
         low, whole = least.get(name, 0), name in least
         for node in np.flatnonzero(~(np.isfinite(column) & (column >= low) & (not whole or column % 1 == 0))):
@@ -123,6 +136,8 @@ def new_service(
             raise ValueError(f"{name} of node {node}: {column[node]} is not {kind} number of at least {low}")
     for node in np.flatnonzero(values[0] + values[1] == 0):
         raise ValueError(f"a_ns and b_ns of node {node} are both 0: decoding must take time")
+    for node in np.flatnonzero((values[2] == 0) != (values[6] == 0)):
+        raise ValueError(f"prefill_ns and beside_ns of node {node}: both must be 0, or neither")
 
     server = zeros(len(values[0]), SERVER)
     for name, column in zip(names, values, strict=True):
@@ -317,7 +332,7 @@ def _plan(V: Handle, node: int, t_ns: int) -> None:
             s.prompt = s.head
             s.prompt_end = now + prompt_tok / s.chunk_tok
         if prompt_tok > 0:
-            step_ns += s.prefill_ns * s.chunk_tok
+            step_ns += (s.beside_ns if s.decoding > 0 else s.prefill_ns) * s.chunk_tok
     if step_ns != s.step_ns:  # an unchanged pace keeps its origin, so that float errors do not add up
         s.clock = now
         s.since_ns = t_ns

@@ -12,7 +12,7 @@ from lattice_core.config import Config
 from lattice_core.events import Command, Event, Submit
 from lattice_core.nexus import Nexus
 from lattice_core.records import Records
-from lattice_core.service import Service, new_service
+from lattice_core.service import CHUNK_TOK, Service, new_service
 from lattice_core.units import NANO
 
 NODE_CHANGE, SERVICE, RECEIPT, TIMER, TRAVEL, REPLY, ARRIVAL, PATIENCE = range(8)
@@ -97,6 +97,8 @@ def service_of(nodes: Sequence[NodeEntry]) -> Service:
         prefill_ns=[NANO / p.prefill_tok_s for p in profiles],
         slots=[entry.population.slots for entry in nodes],
         queue_room=[entry.population.queue for entry in nodes],
+        chunk_tok=[p.chunk_tok or CHUNK_TOK for p in profiles],
+        beside_ns=[NANO / (p.prefill_beside_tok_s or p.prefill_tok_s) for p in profiles],
     )
 
 

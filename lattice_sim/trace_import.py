@@ -19,6 +19,7 @@ came before. Its prefix is the first block that not all requests of the trace be
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -98,8 +99,9 @@ def _resources(nodes: NodePopulation) -> dict[str, Any]:
     """What a population of nodes is, with its speed at each model as figures."""
     speeds = {}
     for model in nodes.models:
-        speed = nodes.profile(model)
-        speeds[model] = {"a_ns": speed.a_ns, "b_ns": speed.b_ns, "prefill_tok_s": speed.prefill_tok_s}
+        figures = asdict(nodes.profile(model))
+        del figures["source"]
+        speeds[model] = {name: value for name, value in figures.items() if value is not None}
     same = {name: getattr(nodes, name) for name in ("name", "count", "slots", "queue", "network_delay_ns", "bond_nlai")}
     return {**same, "models": speeds}
 

@@ -21,6 +21,7 @@ MAX_LINES = 5
 """Errors shown at once."""
 
 _FIGURES = ("a", "b", "prefill_tok_s")
+_MORE_FIGURES = ("prefill_beside_tok_s", "chunk_tok")
 
 type Path = tuple[str | int, ...]
 
@@ -166,7 +167,7 @@ def _take_profiles(data: dict[str, Any], files: Callable[[str], str]) -> None:
 
 
 def profile_figures(text: str, source: str) -> dict[str, dict[str, Any]]:
-    """The figures {a, b, prefill_tok_s} of each model in the text of a hardware profile. Raises ConfigError."""
+    """The figures {a, b, prefill_tok_s, …} of each model in the text of a hardware profile. Raises ConfigError."""
     profile = load(text, source)
     measured = profile.get("models") if isinstance(profile, dict) else None
     if not isinstance(measured, dict) or (profile.get("format"), profile.get("version")) != ("lattice-hardware", 1):
@@ -176,7 +177,7 @@ def profile_figures(text: str, source: str) -> dict[str, dict[str, Any]]:
         missing = [key for key in _FIGURES if not isinstance(held, dict) or key not in held]
         if missing:
             raise ConfigError(f"{source}: models.{model}: must have {', '.join(_FIGURES)}; missing: {', '.join(missing)}")
-        figures[model] = {key: held[key] for key in _FIGURES}
+        figures[model] = {key: held[key] for key in (*_FIGURES, *_MORE_FIGURES) if key in held}
     return figures
 
 

@@ -151,6 +151,9 @@ def _hardware(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+ChunkTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+
+
 class Figures(Section):
     """How fast a node serves one model: a step of n sequences takes a + b·n."""
 
@@ -160,6 +163,10 @@ class Figures(Section):
     """Time that each sequence adds to a step."""
     prefill_tok_s: Rate
     """Prompt tokens read per second."""
+    prefill_beside_tok_s: Rate | None = None
+    """The same while others decode; as `prefill_tok_s` if not given."""
+    chunk_tok: ChunkTokens | None = None
+    """Prompt tokens read between two steps of others."""
 
 
 class Hardware(Section):
@@ -177,15 +184,23 @@ class Hardware(Section):
     """Time that each sequence adds to a step."""
     prefill_tok_s: Rate | None = None
     """Prompt tokens read per second."""
+    prefill_beside_tok_s: Rate | None = None
+    """The same while others decode; as `prefill_tok_s` if not given."""
+    chunk_tok: ChunkTokens | None = None
+    """Prompt tokens read between two steps of others."""
 
     def figures(self, model: str) -> Profile:
         """The figures for `model`; KeyError when there are none."""
+        figures: Figures | Hardware
         if self.models is not None:
-            figures = self.models[model]
-            return Profile(figures.a_ns, figures.b_ns, figures.prefill_tok_s, source="a measured profile")
-        if self.a_ns is None or self.b_ns is None or self.prefill_tok_s is None:
-            return CATALOGUE[self.name or ""][model]
-        return Profile(self.a_ns, self.b_ns, self.prefill_tok_s, source="the config")
+            figures, source = self.models[model], "a measured profile"
+        elif self.name is None:
+            figures, source = self, "the config"
+        else:
+            return CATALOGUE[self.name][model]
+        assert figures.a_ns is not None and figures.b_ns is not None and figures.prefill_tok_s is not None
+        beside_tok_s, chunk_tok = figures.prefill_beside_tok_s, figures.chunk_tok
+        return Profile(figures.a_ns, figures.b_ns, figures.prefill_tok_s, source, beside_tok_s, chunk_tok)
 
     @property
     def known(self) -> Iterable[str] | None:
@@ -198,6 +213,8 @@ class Hardware(Section):
         ways = [self.name, self.profile, self.models, None if inline.count(None) == 3 else inline]
         if ways.count(None) != 3 or inline.count(None) not in (0, 3):
             raise ValueError("must be a name of the catalogue, all of a, b and prefill_tok_s, or {profile: FILE}")
+        if self.a_ns is None and (self.prefill_beside_tok_s is not None or self.chunk_tok is not None):
+            raise ValueError("prefill_beside_tok_s and chunk_tok go with a, b and prefill_tok_s")
         if self.profile is not None:
             raise ValueError("profile is read from a file's config only; here must be its figures, as models")
         for a_ns, b_ns in [(self.a_ns, self.b_ns), *((one.a_ns, one.b_ns) for one in (self.models or {}).values())]:

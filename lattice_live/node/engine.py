@@ -116,7 +116,7 @@ class Engine:
         self.end = frozenset(about.end)
         self.model_hash = about.model_hash
         self.provider = provider
-        self._prefill_tok = prefill_tok
+        self.prefill_tok = prefill_tok
         self._chunks = 1 if provider == "cuda" else _CHUNKS  # a GPU's products of other sizes add up in other orders
 
         shape = (slots, about.kv_heads, self.context, about.head_dim)
@@ -212,7 +212,7 @@ class Engine:
 
     def _chunk_tok(self, start: int) -> int:
         """Size of the chunk that begins at token `start`: half from _DEEP_TOK on, a quarter from four times that, and so on."""
-        return max(2, self._prefill_tok >> ((start // _DEEP_TOK).bit_length() + 1) // 2)
+        return max(2, self.prefill_tok >> ((start // _DEEP_TOK).bit_length() + 1) // 2)
 
     def _decode_rows(self) -> list[Token]:
         rows = self._rows[: self._decoding]

@@ -1,13 +1,12 @@
-"""How fast this machine serves a model: a decode step of n sequences takes a + b·n, and prompts are read at r tokens a second.
+"""How fast this machine serves a model: a decode step of n sequences takes a + b·n, and prompts are read at r tokens a second,
+or at r' in the time that chunks of them add to steps of others.
 
 Rounds over the batch sizes are interleaved, so that a slow minute of the machine falls on all of them, and the median of the
 rounds counts. The spread says how far the rounds were apart.
 
-A step takes the longer the more it has to attend to, so steps are timed behind prompts of a usual length. An engine reads a
-prompt faster while nobody decodes; r is as far from the one rate as from the other, and the profile holds both.
+A step takes the longer the more it has to attend to, so steps are timed behind prompts of a usual length.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -43,6 +42,8 @@ class Speed(NamedTuple):
     """What was measured: medians over the rounds, and (slowest − fastest)/median of each."""
 
     slots: int
+    chunk_tok: int
+    """Prompt tokens read between two steps of others."""
     step_s: dict[int, float]
     step_spread: dict[int, float]
     alone_tok_s: float
@@ -55,11 +56,6 @@ class Speed(NamedTuple):
     @property
     def line(self) -> Line:
         return fit(list(self.step_s), list(self.step_s.values()))
-
-    @property
-    def prefill_tok_s(self) -> float:
-        """The rate whose greater relative distance from both is least."""
-        return math.sqrt(self.alone_tok_s * self.beside_tok_s)
 
 
 def fit(batch: Sequence[int], step_s: Sequence[float]) -> Line:
@@ -103,6 +99,7 @@ def measure(
     busy = busy or alone
     return Speed(
         engine.slots,
+        engine.prefill_tok,
         {size: median(times) for size, times in steps.items()},
         {size: _spread(times) for size, times in steps.items()},
         median(alone),
@@ -183,7 +180,9 @@ def document(name: str, variant: str, provider: str, machine: str, speed: Speed)
             name: {
                 "a": _ms(line.a_s),
                 "b": _ms(line.b_s),
-                "prefill_tok_s": round(speed.prefill_tok_s, 1),
+                "prefill_tok_s": round(speed.alone_tok_s, 1),
+                "prefill_beside_tok_s": round(speed.beside_tok_s, 1),
+                "chunk_tok": speed.chunk_tok,
                 "variant": variant,
                 "provider": provider,
                 "slots": speed.slots,
@@ -191,7 +190,6 @@ def document(name: str, variant: str, provider: str, machine: str, speed: Speed)
                 "measured": {
                     "step": {str(size): _ms(step_s) for size, step_s in speed.step_s.items()},
                     "step_spread": {str(size): round(spread, 4) for size, spread in speed.step_spread.items()},
-                    "prefill_tok_s": {"alone": round(speed.alone_tok_s, 1), "beside": round(speed.beside_tok_s, 1)},
                     "prefill_spread": {"alone": round(speed.alone_spread, 4), "beside": round(speed.beside_spread, 4)},
                 },
             }

@@ -79,12 +79,12 @@ def test_a_simulated_node_is_set_beside_the_real_one(gguf: Path, capsys: pytest.
 
 
 def test_a_simulated_burst_takes_as_long_as_its_profile_says() -> None:
-    speed: dict[str, Any] = {"a": "10ms", "b": "5ms", "prefill_tok_s": 1_000}
+    speed: dict[str, Any] = {"a": "10ms", "b": "5ms", "prefill_tok_s": 1_000, "prefill_beside_tok_s": 500, "chunk_tok": 32}
     document = {"format": profile.FORMAT, "version": profile.VERSION, "machine": "a machine", "models": {"model": speed}}
     paces = foretold.predicted(document, [1, 2])
     read_s = foretold.PROMPT_TOK / 1_000
     assert paces[1] == pytest.approx((read_s, 0.015))
-    second_s = 2 * read_s + 0.015  # the prompt, a step of 128 tokens, has the first answer's step beside it
+    second_s = 3 * read_s + 4 * 0.015  # its four chunks are read at half the rate, each beside a step of the first answer
     assert paces[2].ttft_s == pytest.approx((read_s + second_s) / 2)
 
 

@@ -41,11 +41,12 @@ paces = st.fixed_dictionaries(
         "a_ns": st.integers(0, 9),
         "b_ns": st.integers(1, 5),
         "prefill_ns": st.integers(0, 5),
+        "beside_ns": st.integers(1, 5),
         "slots": st.sampled_from([1, 2, 3, 9]),
         "queue_room": st.integers(0, 4),
         "chunk_tok": st.sampled_from([1, 3, 128]),
     }
-)
+).map(lambda pace: {**pace, "beside_ns": pace["beside_ns"] if pace["prefill_ns"] else 0})
 nodes = st.integers(0, NODES - 1)
 picks = st.integers(0, 99)
 
@@ -170,6 +171,14 @@ def test_a_prompt_slows_decoding_to_its_share_of_each_step() -> None:
     assert next_ns(v.handle, 0) == 2 * (12 + 128) * MS
     assert advance(v.handle, 0, NEVER_NS - 1) == (FIRST_TOKEN, 2)
     assert next_ns(v.handle, 0) == 2 * (12 + 128) * MS + 4 * 14 * MS
+
+
+def test_a_prompt_is_read_at_one_rate_alone_and_at_another_beside_others() -> None:
+    v = new_service(a_ns=10 * MS, b_ns=2 * MS, prefill_ns=MS, slots=2, queue_room=0, chunk_tok=32, beside_ns=3 * MS)
+    submit(v.handle, 0, 1, 64, 21, 0)
+    assert advance(v.handle, 0, 64 * MS) == (FIRST_TOKEN, 1)
+    submit(v.handle, 0, 2, 64, 5, 64 * MS)
+    assert next_ns(v.handle, 0) == 64 * MS + 2 * (12 + 32 * 3) * MS
 
 
 def test_a_node_with_neither_slot_nor_queue_room_refuses_and_is_unchanged() -> None:
@@ -352,6 +361,7 @@ def test_a_pickled_node_goes_on_as_if_nothing_had_happened() -> None:
         ({"prefill_ns": float("nan")}, "prefill_ns of node 0: nan is not a finite number of at least 0"),
         ({"a_ns": -1.0}, "a_ns of node 0: -1.0 is not a finite number of at least 0"),
         ({"a_ns": [1.0, 0.0]}, "a_ns and b_ns of node 1 are both 0"),
+        ({"beside_ns": 0.0}, "prefill_ns and beside_ns of node 0: both must be 0, or neither"),
     ],
 )
 def test_a_pace_that_makes_no_sense_is_refused_by_name(change, message: str) -> None:

@@ -47,5 +47,7 @@ def test_the_profile_it_writes_is_one_that_a_config_reads() -> None:
     config = parse(LOCAL.read_text(), LOCAL.name, ["nodes.laptop.hardware={profile: mine.yaml}"], files=lambda path: text)
     figures = config.nodes[0].profile("tiny")
     assert figures.a_ns + figures.b_ns > 0
-    assert figures.prefill_tok_s == pytest.approx(yaml.safe_load(text)["models"]["tiny"]["prefill_tok_s"])
+    said = yaml.safe_load(text)["models"]["tiny"]
+    for name in ("prefill_tok_s", "prefill_beside_tok_s", "chunk_tok"):
+        assert getattr(figures, name) == pytest.approx(said[name])
     assert revise(config, {"seed": 2}).nodes == config.nodes

@@ -35,6 +35,7 @@ class BruteNode:
     a_ns: int
     b_ns: int
     prefill_ns: int
+    beside_ns: int
     slots: int
     queue_room: int
     chunk_tok: int
@@ -93,9 +94,11 @@ class BruteNode:
         step_ns = Fraction(self.a_ns + self.b_ns * n)
         if not queue or not queue[0].prompt_tok or not self.prefill_ns:
             return Fraction(0), (1 / step_ns if n else Fraction(0))
-        r = Fraction(1, self.prefill_ns)
-        phi = self.chunk_tok / (self.chunk_tok + r * step_ns) if n else Fraction(1)
-        return phi * r, ((1 - phi) / step_ns if n else Fraction(0))
+        if not n:
+            return Fraction(1, self.prefill_ns), Fraction(0)
+        r = Fraction(1, self.beside_ns)
+        phi = self.chunk_tok / (self.chunk_tok + r * step_ns)
+        return phi * r, (1 - phi) / step_ns
 
     def next_event(self) -> tuple[Fraction, str, BruteJob] | None:
         """When, what and whose: the earliest; a completion before a first token, then by work left, then by submission."""
@@ -145,7 +148,7 @@ class BruteNode:
 
 
 def step_by_step(
-    a_ns: int, b_ns: int, prefill_ns: int, slots: int, chunk_tok: int, jobs: Sequence[tuple[int, int]]
+    a_ns: int, b_ns: int, prefill_ns: int, beside_ns: int, slots: int, chunk_tok: int, jobs: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[int]]:
     """The batch scheduler itself, token by token, for (prompt_tok, output_tok) jobs that arrive together at t = 0.
 
@@ -161,7 +164,8 @@ def step_by_step(
     while waiting or prompts or decoding:
         while waiting and len(prompts) + len(decoding) < slots:
             prompts.append(waiting.popleft())
-        now_ns += (a_ns + b_ns * len(decoding) if decoding else 0) + (chunk_tok * prefill_ns if prompts else 0)
+        token_ns = beside_ns if decoding else prefill_ns
+        now_ns += (a_ns + b_ns * len(decoding) if decoding else 0) + (chunk_tok * token_ns if prompts else 0)
         for i in decoding:
             left_tok[i] -= 1
         if prompts:

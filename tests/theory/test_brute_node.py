@@ -17,10 +17,11 @@ paces = st.fixed_dictionaries(
         "a_ns": st.integers(1_000, 20_000_000),
         "b_ns": st.integers(0, 5_000_000),
         "prefill_ns": st.integers(0, 3_000_000),
+        "beside_ns": st.integers(1, 3_000_000),
         "slots": st.integers(1, 5),
         "chunk_tok": st.sampled_from([1, 100, 128]),
     }
-)
+).map(lambda pace: {**pace, "beside_ns": pace["beside_ns"] if pace["prefill_ns"] else 0})
 gaps_ns = st.integers(0, 4 * 10**9)
 submissions = st.tuples(st.just("submit"), st.integers(0, 700), st.integers(1, 200))
 cancellations = st.tuples(st.just("cancel"), st.integers(0, 20))
@@ -36,7 +37,7 @@ def receipted(delivered_tok: Fraction, output_tok: int) -> int:
 def test_every_first_token_and_completion_falls_within_a_token_time_of_exact_fluid(pace, script) -> None:
     brute = BruteNode(**pace, queue_room=len(script), whole_ns=False)
     node = ServiceNode(new_service(**pace, queue_room=len(script)))
-    token_ns = pace["a_ns"] + pace["b_ns"] * pace["slots"] + pace["chunk_tok"] * pace["prefill_ns"]
+    token_ns = pace["a_ns"] + pace["b_ns"] * pace["slots"] + pace["chunk_tok"] * max(pace["prefill_ns"], pace["beside_ns"])
     output_tok: dict[int, int] = {}
     ended_ns: dict[int, int] = {}
     t_ns = 0
@@ -77,19 +78,20 @@ def test_every_first_token_and_completion_falls_within_a_token_time_of_exact_flu
     st.integers(0, 9),
     st.integers(1, 9),
     st.integers(1, 9),
+    st.integers(1, 9),
     st.integers(1, 4),
     st.sampled_from([1, 3, 128]),
     st.lists(st.tuples(st.integers(1, 4), st.integers(1, 30)), min_size=1, max_size=12),
 )
 def test_whole_chunks_that_arrive_together_are_served_as_a_batch_scheduler_steps(
-    a_ns, b_ns, prefill_ns, slots, chunk_tok, sizes
+    a_ns, b_ns, prefill_ns, beside_ns, slots, chunk_tok, sizes
 ) -> None:
     jobs = [(chunks * chunk_tok, output_tok) for chunks, output_tok in sizes]
-    node = ServiceNode(new_service(a_ns, b_ns, prefill_ns, slots, len(jobs), chunk_tok))
+    node = ServiceNode(new_service(a_ns, b_ns, prefill_ns, slots, len(jobs), chunk_tok, beside_ns))
     for leg, (prompt_tok, output_tok) in enumerate(jobs):
         assert node.submit(leg, prompt_tok, output_tok, 0)
     node.run_to(NEVER_NS - 1)
-    first_ns, done_ns = step_by_step(a_ns, b_ns, prefill_ns, slots, chunk_tok, jobs)
+    first_ns, done_ns = step_by_step(a_ns, b_ns, prefill_ns, beside_ns, slots, chunk_tok, jobs)
     served_ns = {(what, leg): at_ns for at_ns, what, leg in node.events}
     assert [served_ns["first token", leg] for leg in range(len(jobs))] == first_ns
     assert [served_ns["done", leg] for leg in range(len(jobs))] == done_ns

@@ -58,6 +58,8 @@ nodes = st.fixed_dictionaries(
         "a_ns": st.sampled_from([1_000, 3_333_333, 7_000_000, 20_000_000]),
         "b_ns": st.integers(0, 5_000_000),
         "prefill_ns": st.sampled_from([1_000, 200_000, 2_000_000]),
+        "beside_ns": st.sampled_from([200_000, 4_000_000]),
+        "chunk_tok": st.sampled_from([32, 128]),
         "slots": st.integers(1, 4),
         "queue_room": st.integers(0, 4),
     }
@@ -123,8 +125,9 @@ def test_what_becomes_of_requests_equals_a_node_that_carries_their_work_by_hand(
 ) -> None:
     arrival_ns = np.cumsum([1] + [gap_ns for gap_ns, _, _ in jobs[1:]])  # an end at 0 would read as never
     sizes = [(prompt_tok, output_tok) for _, prompt_tok, output_tok in jobs]
-    expected = Expected(BruteNode(**node, chunk_tok=128, whole_ns=True), arrival_ns.tolist(), sizes, delay_ns, deadline_ns)
+    expected = Expected(BruteNode(**node, whole_ns=True), arrival_ns.tolist(), sizes, delay_ns, deadline_ns)
     pace = {"a": f"{node['a_ns']}ns", "b": f"{node['b_ns']}ns", "prefill_tok_s": NANO / node["prefill_ns"]}
+    pace |= {"prefill_beside_tok_s": NANO / node["beside_ns"], "chunk_tok": node["chunk_tok"]}
     config = plain(
         {
             "node.hardware": pace,
