@@ -36,7 +36,7 @@ def parse(
     """
     data = load(text, source)
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: must be a mapping with the keys {', '.join(schema()['properties'])}, not {_show(data)}")
+        raise ConfigError(f"{source}: must be a mapping with the keys {', '.join(schema()['properties'])}, not {show(data)}")
     _anchor_paths(data, base)
     changes = []
     for override in overrides:
@@ -61,12 +61,12 @@ def schema() -> dict[str, Any]:
 def _build(
     data: dict[str, Any], changes: Sequence[tuple[str, object]], source: str, files: Callable[[str], str] | None = None
 ) -> Config:
-    changed = [_assign(data, path, deepcopy(value)) for path, value in changes]
+    changed = [assign(data, path, deepcopy(value)) for path, value in changes]
     if files is not None:
         _take_profiles(data, files)
     version = data.get("version")
     if type(version) is not int or version != 1:
-        lines = [f"version: must be 1, not {_show(version)}"]
+        lines = [f"version: must be 1, not {show(version)}"]
     else:
         try:
             config = Config.model_validate(data)
@@ -85,8 +85,8 @@ def _build(
 # Dotted paths
 
 
-def _assign(data: dict[str, Any], path: str, value: object) -> Path:
-    """Set the value at a dotted path, making mappings on the way; returns the path's steps."""
+def assign(data: dict[str, Any], path: str, value: object) -> Path:
+    """Set the value at a dotted path, making mappings on the way; returns the path's steps. Raises ConfigError."""
     at: Any = data
     done: list[str | int] = []
     steps = path.split(".")
@@ -98,7 +98,7 @@ def _assign(data: dict[str, Any], path: str, value: object) -> Path:
         elif isinstance(at, list):
             width, step = 1, _position(at, steps[0], f"--set {path}: {_dotted(done, data)}")
         else:
-            raise ConfigError(f"--set {path}: {_dotted(done, data)} is {_show(at)} and has no keys; set it whole")
+            raise ConfigError(f"--set {path}: {_dotted(done, data)} is {show(at)} and has no keys; set it whole")
         steps = steps[width:]
         done.append(step)
         if not steps:
@@ -203,8 +203,8 @@ def _line(detail: ErrorDetails, data: dict[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing; must be {_wanted(path)}"
     if detail["type"] in ("model_type", "dict_type", "list_type"):
-        return f"{key}: must be {_wanted(path)}, not {_show(detail['input'])}"
-    return f"{key}: {_plain(detail)}, not {_show(detail['input'])}"
+        return f"{key}: must be {_wanted(path)}, not {show(detail['input'])}"
+    return f"{key}: {plain(detail)}, not {show(detail['input'])}"
 
 
 def _wanted(path: Path) -> str:
@@ -217,7 +217,7 @@ def _wanted(path: Path) -> str:
     return f"{shape}{keys}{f' ({described.rstrip(".")})' if described else ''}"
 
 
-def _plain(detail: ErrorDetails) -> str:
+def plain(detail: ErrorDetails) -> str:
     """A pydantic message in the words of the others."""
     if detail["type"] == "too_short":
         return f"must have at least {detail['ctx']['min_length']} item(s)"
@@ -248,7 +248,7 @@ def _section(path: Path) -> dict[str, Any]:
     return at
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """A value as YAML would write it, cut to a readable length."""
     text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
     return text if len(text) <= 60 else f"{text[:57]}..."
