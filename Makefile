@@ -37,7 +37,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then python=$$($(find_python)); "$$python" -m venv --clear .venv; fi
 	@.venv/bin/pip uninstall -qqy $(OTHER_ONNXRUNTIME)
-	.venv/bin/pip install -q -c constraints.txt -e '.[sim,live,$(INFERENCE),dev]'
+	.venv/bin/pip install -q -c constraints.txt -e '.[sim,live,study,ray,view,notebooks,$(INFERENCE),dev]'
 	@rm -f .venv/.installed-*
 	@touch $@
 
