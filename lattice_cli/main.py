@@ -19,6 +19,7 @@ from lattice_cli import (
     run,
     schema,
     status,
+    study,
     trace,
     up,
     verify,
@@ -26,7 +27,7 @@ from lattice_cli import (
 )
 from lattice_core.config import ConfigError
 
-COMMANDS = (check, run, up, load, compare, status, wallet, node, model, replay, verify, backup, trace, contracts, schema, bench)
+COMMANDS = (check, run, study, up, load, compare, status, wallet, node, model, replay, verify, backup, trace, contracts, schema, bench)
 
 
 class _Parser(argparse.ArgumentParser):

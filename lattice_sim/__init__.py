@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from lattice_sim.model import LatticeModel
     from lattice_sim.rundir import Run, load_run
     from lattice_sim.simulate import resume, run
+    from lattice_sim.study.store import load_study
 
-__all__ = ["Checkpoint", "LatticeModel", "Run", "load_run", "resume", "run"]
+__all__ = ["Checkpoint", "LatticeModel", "Run", "load_run", "load_study", "resume", "run"]
 
 _HOMES = {
     "Checkpoint": "lattice_sim.checkpoint",
     "LatticeModel": "lattice_sim.model",
     "Run": "lattice_sim.rundir",
     "load_run": "lattice_sim.rundir",
+    "load_study": "lattice_sim.study.store",
     "resume": "lattice_sim.simulate",
     "run": "lattice_sim.simulate",
 }

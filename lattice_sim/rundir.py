@@ -99,7 +99,7 @@ class Run:
             "branches": [{"epochs": epochs, "config_sha256": before} for epochs, before in branches],
             "address_book": None if address_book is None else f"0x{address_book.hex()}",
             "python": platform.python_version(),
-            "packages": {name: _version(name) for name in PACKAGES},
+            "packages": {name: version(name) for name in PACKAGES},
             "cpu": cpu(),
             "config": config.document(),
             "timings": dict(timings or {}),
@@ -129,21 +129,25 @@ class Run:
         from lattice_sim.report import report
 
         for table, schema in _SCHEMAS.items():
-            with _replaced(folder / f"{table}.parquet") as path:
-                rows = pa.Table.from_pandas(getattr(self, table), schema=schema, preserve_index=False)
-                parquet.write_table(
-                    rows.replace_schema_metadata(None),
-                    path,
-                    row_group_size=2**17,
-                    version="2.6",
-                    compression="zstd",
-                    compression_level=3,
-                    store_schema=False,
-                )
-        with _replaced(folder / REPORT) as path:
+            with replaced(folder / f"{table}.parquet") as path:
+                write_table(pa.Table.from_pandas(getattr(self, table), schema=schema, preserve_index=False), path)
+        with replaced(folder / REPORT) as path:
             path.write_text(report(self), encoding="utf-8")
-        with _replaced(folder / MANIFEST) as path:  # last: a folder with a manifest is a whole run
+        with replaced(folder / MANIFEST) as path:  # last: a folder with a manifest is a whole run
             path.write_text(json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_table(rows: pa.Table, path: Path) -> None:
+    """Write a Parquet file; equal rows make equal bytes."""
+    parquet.write_table(
+        rows.replace_schema_metadata(None),
+        path,
+        row_group_size=2**17,
+        version="2.6",
+        compression="zstd",
+        compression_level=3,
+        store_schema=False,
+    )
 
 
 def load_run(folder: str | Path) -> Run:
@@ -186,7 +190,7 @@ class Draft:
     def keep(self, name: str, content: bytes) -> None:
         """Have one file stand in the folder's place until it is published, should this process never come to that."""
         if self._keeps:
-            with _replaced(self.folder / name) as path:
+            with replaced(self.folder / name) as path:
                 path.write_bytes(content)
             return
         alone = self.path / "kept"
@@ -274,7 +278,7 @@ def _frame(table: str, records: Records) -> pd.DataFrame:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path) -> Iterator[Path]:
     """Another path to write to, which takes the place of `path` if nothing goes wrong."""
     new = path.with_name(f".{path.name}.part")
     try:
@@ -284,7 +288,7 @@ def _replaced(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -8,12 +8,13 @@
       set: {sim.epochs: 6}                       # changes of every point, as `--set` takes them
       factors:
         routing.weights.price: [0.5, 1, 2]       # levels,
-        routing.probes_per_day: {from: 1, to: 9} # or a range
+        users.chat.count: {from: 1500, to: 2500, whole: true}   # or a range
       design: grid
       replications: 8
       metrics: [ttft_p95_s, revenue_gini]
 """
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -176,7 +177,9 @@ def read_study(path: str | Path, kind: str, overrides: Sequence[str] = ()) -> St
         asked = KINDS[kind].model_validate(data[kind])
     except ValidationError as error:
         raise ConfigError(f"{source}: {kind}: {_line(error.errors(include_url=False)[0], data[kind], KINDS[kind])}") from error
-    return Study(kind, asked, _base(asked, Path(path), source, kind), source)
+    study = Study(kind, asked, _base(asked, Path(path), source, kind), source)
+    _check_metrics(study)
+    return study
 
 
 def _line(detail: ErrorDetails, data: dict[str, Any], kind: type[Question]) -> str:
@@ -212,3 +215,21 @@ def _base(asked: Question, path: Path, source: str, kind: str) -> Config:
         lines = (line.removeprefix("--set").lstrip(": ") for line in str(error).splitlines())
         raise ConfigError("\n".join(f"{source}: {kind}: {line}" for line in lines)) from error
     return config
+
+
+def _check_metrics(study: Study) -> None:
+    """Raises ConfigError for a metric that no run has."""
+    from lattice_sim.study.task import metric_names  # pandas takes half a second
+
+    asked, where = study.asked, f"{study.source}: {study.kind}"
+    known = metric_names(study.base)
+    for metric in asked.metrics:
+        if metric not in known:
+            near = difflib.get_close_matches(metric, known, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"{where}.metrics: {metric} is not recorded; {meant}allowed: {', '.join(known)}")
+    if isinstance(asked.replications, Until) and asked.replications.until.metric not in asked.metrics:
+        allowed = ", ".join(asked.metrics)
+        raise ConfigError(
+            f"{where}.replications.until.metric: must be one of metrics, {allowed}, not {asked.replications.until.metric}"
+        )

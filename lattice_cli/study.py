@@ -1,0 +1,167 @@
+"""`lattice sweep`: a question to a network, asked of many runs of it."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lattice_cli.interrupt import deferred, interruptible
+from lattice_core.config import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lattice_sim.study.document import Study
+    from lattice_sim.study.executors import Executor
+    from lattice_sim.study.store import Store
+
+_INTERRUPTED = 130
+
+_SHOWN = 12
+"""Points in a table on the terminal."""
+
+
+def add(subparsers: Any) -> None:
+    _add(subparsers, "sweep", "compare points of a design, each replicated, with intervals", _sweep)
+
+
+def _add(subparsers: Any, kind: str, said: str, command: Callable[..., int]) -> None:
+    parser = subparsers.add_parser(kind, help=said)
+    parser.add_argument("study", metavar="STUDY", help=f"YAML file with version: 1 and the mapping {kind}")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="replace what the study says, such as replications=2; may be repeated",
+    )
+    parser.add_argument("--out", metavar="DIR", help="study directory to write or go on with; studies/NAME-HASH if not given")
+    parser.add_argument("--executor", default="processes", help="inprocess, processes (the default) or ray")
+    parser.add_argument("--workers", metavar="N", type=int, help="how many; one for each processor if not given")
+    parser.add_argument("--address", metavar="A", help="of a Ray cluster; one on this machine is started if not given")
+    parser.add_argument("--no-cache", action="store_true", help="make it anew, and then replace what is in DIR")
+    parser.add_argument("--yes", action="store_true", help="begin however many runs that are")
+    parser.set_defaults(command=deferred()(lambda arguments: _made(arguments, kind, command)))
+
+
+def _made(arguments: argparse.Namespace, kind: str, command: Callable[..., int]) -> int:
+    """Read the study, open its store and its workers, and have `command` make it."""
+    from lattice_sim.study.document import read_study
+    from lattice_sim.study.executors import executor
+    from lattice_sim.study.store import Store, default_folder
+
+    study = read_study(arguments.study, kind, arguments.overrides)
+    _ask(arguments, study)
+    workers = executor(arguments.executor, arguments.workers, arguments.address)
+    store = Store.open(arguments.out or default_folder(study), study, fresh=arguments.no_cache)
+    if store.is_complete:
+        print(f"{store.folder}: holds this study already; nothing is run. --no-cache makes it anew", file=sys.stderr)
+    else:
+        try:
+            with interruptible(), workers, _bar() as told:
+                command(study, store, workers, told)
+        except KeyboardInterrupt:
+            print(f"{arguments.study}: interrupted with {len(store.done())} runs done; the same command goes on", file=sys.stderr)
+            return _INTERRUPTED
+    return _TABLES[kind](study, store)
+
+
+def _ask(arguments: argparse.Namespace, study: "Study") -> None:
+    """Raises ConfigError for a study of very many runs, unless it is meant."""
+    from lattice_sim.study.sweep import MOST_RUNS, runs_of
+
+    runs = runs_of(study.asked)
+    if runs > MOST_RUNS and not arguments.yes:
+        raise ConfigError(f"{study.source}: {study.kind}: would be {runs:,} runs, more than {MOST_RUNS:,}; --yes begins them")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar of runs with the time left; none when piped."""
+    from tqdm import tqdm
+
+    with tqdm(unit="run", disable=None, leave=False, smoothing=0.05) as bar:
+
+        def told(done: int, of: int) -> None:
+            if bar.total != of:
+                bar.total = of
+                bar.initial = done  # of an earlier process, which says nothing of the pace
+                bar.last_print_n = done
+            bar.update(done - bar.n)
+
+        yield told
+
+
+def _sweep(study: "Study", store: "Store", workers: "Executor", told: Callable[[int, int], None]) -> int:
+    from lattice_sim.study.sweep import sweep
+
+    sweep(study, store, workers, told)
+    return 0
+
+
+def _sweep_tables(study: "Study", store: "Store") -> int:
+    from lattice_sim.study.sweep import effects, trends
+
+    frame, asked = store.frame(), study.asked
+    points, factors = store.manifest["points"], list(asked.factors)
+    design = store.manifest["study"]["sweep"]["design"]
+    if design == "grid":
+        found = effects(frame, asked.metrics, common=asked.seeds == "common")
+        for metric in asked.metrics:
+            rows = [effect for effect in found if effect.metric == metric]
+            print(f"\n{metric}")
+            _print([*factors, "mean", "+/-", "to the first", "+/-", "p (Holm)", "n"], [_effect(points, e) for e in rows[:_SHOWN]])
+            if len(rows) > _SHOWN:
+                print(f"… and {len(rows) - _SHOWN} points more, in {store.folder}")
+    else:
+        print(f"\nrank correlation of factor and metric over {len(points)} points")
+        rows = trends(frame, asked.metrics, factors)
+        numeric = list(dict.fromkeys(trend.factor for trend in rows))
+        cells = [
+            [metric, *(_number(t.correlation) for t in rows if t.metric == metric)] for metric in asked.metrics
+        ]  # fmt: skip
+        _print(["metric", *numeric], cells)
+    _failures(frame)
+    if frame["replication"].nunique() == 1:
+        print("\none replication: nothing can be said of how far its figures are from the mean")
+    print(f"\n{store.folder}: {len(points)} points, {len(frame)} runs")
+    return 0
+
+
+def _effect(points: Sequence[dict[str, Any]], effect: Any) -> list[str]:
+    mean, change = effect.mean, effect.change
+    return [
+        *(str(value) for value in points[effect.point].values()),
+        _number(mean and mean.mean),
+        _number(mean and mean.half_width),
+        _number(change and change.interval.mean),
+        _number(change and change.interval.half_width),
+        "-" if effect.p is None else f"{effect.p:.2g}",
+        str(mean.n if mean else 0),
+    ]
+
+
+def _failures(frame: "pd.DataFrame") -> None:
+    failed = frame[frame["status"] != "complete"]
+    if len(failed):
+        first = failed.iloc[0]
+        print(f"\n{len(failed)} runs are left out: point {first['point']}: {first['status']}: {first['reason']}", file=sys.stderr)
+
+
+_TABLES: dict[str, Callable[["Study", "Store"], int]] = {"sweep": _sweep_tables}
+
+
+def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = [list(heads), *map(list, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
+    for row in table:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1_000 or value == int(value) else f"{value:.4g}"
