@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lattice_cli.interrupt import deferred, interruptible
@@ -64,16 +63,19 @@ def _made(arguments: argparse.Namespace, kind: str, command: Callable[..., int])
             with interruptible(), workers, _bar() as told:
                 command(study, store, workers, told)
         except KeyboardInterrupt:
-            print(f"{arguments.study}: interrupted with {len(store.done())} runs done; the same command goes on", file=sys.stderr)
+            print(
+                f"{arguments.study}: interrupted with {len(store.done())} runs done; the same command goes on", file=sys.stderr
+            )
             return _INTERRUPTED
     return _TABLES[kind](study, store)
 
 
 def _ask(arguments: argparse.Namespace, study: "Study") -> None:
     """Raises ConfigError for a study of very many runs, unless it is meant."""
+    from lattice_sim.study.document import Sweep
     from lattice_sim.study.sweep import MOST_RUNS, runs_of
 
-    runs = runs_of(study.asked)
+    runs = runs_of(study.asked) if isinstance(study.asked, Sweep) else 0
     if runs > MOST_RUNS and not arguments.yes:
         raise ConfigError(f"{study.source}: {study.kind}: would be {runs:,} runs, more than {MOST_RUNS:,}; --yes begins them")
 
@@ -113,16 +115,16 @@ def _sweep_tables(study: "Study", store: "Store") -> int:
         for metric in asked.metrics:
             rows = [effect for effect in found if effect.metric == metric]
             print(f"\n{metric}")
-            _print([*factors, "mean", "+/-", "to the first", "+/-", "p (Holm)", "n"], [_effect(points, e) for e in rows[:_SHOWN]])
+            _print(
+                [*factors, "mean", "+/-", "to the first", "+/-", "p (Holm)", "n"], [_effect(points, e) for e in rows[:_SHOWN]]
+            )
             if len(rows) > _SHOWN:
                 print(f"… and {len(rows) - _SHOWN} points more, in {store.folder}")
     else:
         print(f"\nrank correlation of factor and metric over {len(points)} points")
-        rows = trends(frame, asked.metrics, factors)
-        numeric = list(dict.fromkeys(trend.factor for trend in rows))
-        cells = [
-            [metric, *(_number(t.correlation) for t in rows if t.metric == metric)] for metric in asked.metrics
-        ]  # fmt: skip
+        seen = trends(frame, asked.metrics, factors)
+        numeric = list(dict.fromkeys(trend.factor for trend in seen))
+        cells = [[metric, *(_number(t.correlation) for t in seen if t.metric == metric)] for metric in asked.metrics]
         _print(["metric", *numeric], cells)
     _failures(frame)
     if frame["replication"].nunique() == 1:
@@ -148,7 +150,9 @@ def _failures(frame: "pd.DataFrame") -> None:
     failed = frame[frame["status"] != "complete"]
     if len(failed):
         first = failed.iloc[0]
-        print(f"\n{len(failed)} runs are left out: point {first['point']}: {first['status']}: {first['reason']}", file=sys.stderr)
+        print(
+            f"\n{len(failed)} runs are left out: point {first['point']}: {first['status']}: {first['reason']}", file=sys.stderr
+        )
 
 
 _TABLES: dict[str, Callable[["Study", "Store"], int]] = {"sweep": _sweep_tables}

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_sim.study.document import Factor, LatinHypercube, Range, Sobol, Sweep
-
-type Point = dict[str, Any]
+from lattice_sim.study.document import Factor, LatinHypercube, Point, Range, Sobol, Sweep
 
 
 def points(asked: Sweep, seed: int) -> list[Point]:
@@ -57,9 +55,7 @@ def sobol(dimensions: int, number: int, seed: int) -> NDArray[np.float64]:
 
 def scaled(factors: Mapping[str, Factor], unit: NDArray[np.float64]) -> list[Point]:
     """The points at rows of the unit cube, a column for each factor; levels take equal parts of [0, 1)."""
-    return [
-        {path: _value(factor, float(at)) for (path, factor), at in zip(factors.items(), row, strict=True)} for row in unit
-    ]
+    return [{path: _value(factor, float(at)) for (path, factor), at in zip(factors.items(), row, strict=True)} for row in unit]
 
 
 def _value(factor: Factor, at: float) -> Any:

@@ -1,17 +1,17 @@
 """What a study's YAML may say: a question to a network, the factors that are varied, and how often it is asked.
 
-    version: 1
-    sweep:
-      name: price-weight
-      question: Does weighing price more make users pay less?
-      base: baseline.yaml                        # a network; relative to this file, or one that ships with lattice
-      set: {sim.epochs: 6}                       # changes of every point, as `--set` takes them
-      factors:
-        routing.weights.price: [0.5, 1, 2]       # levels,
-        users.chat.count: {from: 1500, to: 2500, whole: true}   # or a range
-      design: grid
-      replications: 8
-      metrics: [ttft_p95_s, revenue_gini]
+version: 1
+sweep:
+  name: price-weight
+  question: Does weighing price more make users pay less?
+  base: baseline.yaml                        # a network; relative to this file, or one that ships with lattice
+  set: {sim.epochs: 6}                       # changes of every point, as `--set` takes them
+  factors:
+    routing.weights.price: [0.5, 1, 2]       # levels,
+    users.chat.count: {from: 1500, to: 2500, whole: true}   # or a range
+  design: grid
+  replications: 8
+  metrics: [ttft_p95_s, revenue_gini]
 """
 
 import difflib
@@ -19,13 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from lattice_core.config import Config, ConfigError, revise
 from lattice_core.config.document import assign, plain, show
 from lattice_core.config.network import Name, Section
+from lattice_core.config.quantities import Delay
 from lattice_core.config.text import load
+from lattice_core.units import to_s
 from lattice_sim import networks
 
 METRICS = (
@@ -61,6 +63,9 @@ class Range(Section):
             raise ValueError("from must be more than 0 for scale: log")
         return self
 
+
+type Point = dict[str, Any]
+"""A value for each factor, by dotted path."""
 
 type Factor = Range | Annotated[list[Any], Field(min_length=1)]
 """Levels, or all values between two."""
@@ -111,16 +116,21 @@ class Question(Section):
     """One sentence, which the report begins with."""
     base: Annotated[str, Field(min_length=1)]
     """The network: a YAML file relative to this one, or the name of one that ships with lattice."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default={})
     """Changes of every point, by dotted path."""
     factors: Annotated[dict[str, Factor], Field(min_length=1)]
     """What is varied, by dotted path."""
-    metrics: Annotated[list[str], Field(min_length=1)] = list(METRICS)
+    metrics: list[str] = Field(default=list(METRICS), min_length=1)
     """What is recorded of a run: names of docs/metrics.md."""
     replications: Annotated[int, Field(ge=1, le=100_000)] | Until = 8
     """Runs of each point, each with random numbers of its own."""
     seeds: Literal["common", "independent"] = "common"
     """Whether replication r has the same random numbers at all points, which makes differences between them sharper."""
+
+    @property
+    def recorded(self) -> list[str]:
+        """All metrics that are recorded of a run."""
+        return self.metrics
 
     @field_validator("factors", mode="after")
     @classmethod
@@ -143,6 +153,179 @@ class Sweep(Question):
         return self
 
 
+class Sensitivity(Question):
+    """Which factors matter, and how much."""
+
+    method: Literal["morris", "sobol"]
+    """Elementary effects, for a first look at many factors; or shares of the variance."""
+    samples: Annotated[int, Field(ge=8, le=1_000_000)] = 64
+    """Runs of morris are factors + 1 for each, of sobol factors + 2, times the replications; for sobol a power of two."""
+    levels: Annotated[int, Field(ge=2, le=100, multiple_of=2)] = 4
+    """Values of each factor, for morris."""
+    replications: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Runs of each point, the mean of which is looked at."""
+
+    @model_validator(mode="after")
+    def _balanced(self) -> Self:
+        if self.method == "sobol" and self.samples & (self.samples - 1):
+            raise ValueError(f"samples: must be a power of two for method: sobol, not {self.samples}")
+        return self
+
+
+class Objective(Section):
+    """A metric that should be as small, or as great, as can be."""
+
+    minimise: str | None = None
+    maximise: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.minimise is None) == (self.maximise is None):
+            raise ValueError("must be {minimise: METRIC} or {maximise: METRIC}")
+        return self
+
+    @property
+    def metric(self) -> str:
+        return self.minimise or self.maximise or ""
+
+    @property
+    def sign(self) -> float:
+        """What makes a cost of the metric: the less the better."""
+        return -1.0 if self.minimise is None else 1.0
+
+
+type Limit = float | Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})? ?(d|h|m|s|ms)$")]
+
+
+class Bounds(Section):
+    """Where a metric must stay: a number in its unit or, in seconds, a duration."""
+
+    most: Limit | None = None
+    least: Limit | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.most is None and self.least is None:
+            raise ValueError("must be {most: VALUE} or {least: VALUE}")
+        return self
+
+
+class Constraint(NamedTuple):
+    """What a metric must not exceed or, with `sign` −1, fall below."""
+
+    metric: str
+    sign: float
+    limit: float
+
+    def violation(self, value: float) -> float:
+        """How far `value` is on the wrong side, as a share of the limit; 0 or less on the right one."""
+        return self.sign * (value - self.limit) / (abs(self.limit) or 1.0)
+
+
+class Prune(Section):
+    """When a trial is given up before its last epoch."""
+
+    after: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    """The numbers of epochs after which it is looked at."""
+    margin: Annotated[float, Field(ge=0, le=1_000)] = 0.1
+    """By which share of its limit a constraint must be broken there."""
+    beaten_by: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Or how many earlier trials, with all constraints kept, must be better there in every objective."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.after != sorted(set(self.after)):
+            raise ValueError(f"after: must rise, not {show(self.after)}")
+        return self
+
+
+class Scenario(Section):
+    """A world in which a point must do well."""
+
+    name: Name
+    set: dict[str, Any] = Field(default={})
+    """Changes of the network, by dotted path."""
+
+
+class HeldOut(Section):
+    """What the search never sees, to judge its choice by."""
+
+    seeds: Annotated[int, Field(ge=2, le=10_000)] = 16
+    """Runs of either side in each scenario."""
+    scenarios: list[Scenario] = Field(default=[])
+    """Other worlds; none for those of the search."""
+
+
+class Tune(Question):
+    """Which values of the factors are best."""
+
+    objectives: Annotated[list[Objective], Field(min_length=1, max_length=4)]
+    constraints: list[Annotated[dict[str, Bounds], Field(min_length=1, max_length=1)]] = Field(default=[])
+    trials: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Points that are tried beside the defaults."""
+    parallel: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """Points that are tried at once: the sampler sees what came of them when all have ended, whatever the number of workers."""
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    prune: Prune | None = None
+    scenarios: list[Scenario] = Field(default=[])
+    """Worlds in which each point is tried; none for the network as it is."""
+    robust: Literal["worst", "mean"] = "worst"
+    """What counts of a metric's means over replications, one for each scenario."""
+    choose: Literal["knee", "first"] = "knee"
+    """Of the front's trials that are no worse than the defaults in anything, or of all if there are none: the one nearest to
+    the best of every objective, each scaled to its range on the front; or the best in the first objective."""
+    held_out: HeldOut = HeldOut()
+    defaults_sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
+    """The hash of the base, or how it begins, as `lattice check` prints it: the defaults stand before the study is written."""
+    replications: Annotated[int, Field(ge=1, le=100_000)] = 2
+    """Runs of each point in each scenario, the same seeds for all."""
+    metrics: list[str] = Field(default=[])
+    """What is recorded beside objectives and constraints."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.seeds != "common":
+            raise ValueError("seeds: must be common, so that trials are compared in pairs, not independent")
+        aims = [objective.metric for objective in self.objectives]
+        if len(set(aims)) < len(aims):
+            raise ValueError(f"objectives: must name each metric once, not {', '.join(aims)}")
+        for key, scenarios in (("scenarios", self.scenarios), ("held_out.scenarios", self.held_out.scenarios)):
+            names = [scenario.name for scenario in scenarios]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key}: must have a name each, not {', '.join(names)}")
+            for scenario in scenarios:
+                if both := [path for path in scenario.set if path in self.factors or path in ("seed", "sim.epochs")]:
+                    raise ValueError(f"{key}: {scenario.name}: must not set {both[0]}, which the study does")
+        for bounds in self.constraints:
+            for metric, bound in bounds.items():
+                for limit in (bound.most, bound.least):
+                    if isinstance(limit, str) and not metric.endswith("_s"):
+                        raise ValueError(f"constraints: {metric}: must be a number, not the duration {limit}")
+        return self
+
+    @property
+    def recorded(self) -> list[str]:
+        """All metrics that are recorded of a run."""
+        aims = (objective.metric for objective in self.objectives)
+        return list(dict.fromkeys([*aims, *(constraint.metric for constraint in self.bounds), *self.metrics]))
+
+    @property
+    def bounds(self) -> list[Constraint]:
+        """The constraints, one by one."""
+        return [
+            Constraint(metric, sign, _seconds(limit) if isinstance(limit, str) else limit)
+            for bounds in self.constraints
+            for metric, bound in bounds.items()
+            for sign, limit in ((1.0, bound.most), (-1.0, bound.least))
+            if limit is not None
+        ]
+
+
+def _seconds(duration: str) -> float:
+    """A duration such as 250ms or 2 s, in seconds."""
+    return to_s(TypeAdapter(Delay).validate_python(duration.replace(" ", "")))
+
+
 class Study(NamedTuple):
     """A study as it was read: its kind, what it says, and its base with `set`."""
 
@@ -156,7 +339,7 @@ class Study(NamedTuple):
         return {"version": 1, self.kind: self.asked.model_dump(mode="json", by_alias=True)}
 
 
-KINDS: dict[str, type[Question]] = {"sweep": Sweep}
+KINDS: dict[str, type[Question]] = {"sweep": Sweep, "sensitivity": Sensitivity, "tune": Tune}
 
 
 def read_study(path: str | Path, kind: str, overrides: Sequence[str] = ()) -> Study:
@@ -185,10 +368,10 @@ def read_study(path: str | Path, kind: str, overrides: Sequence[str] = ()) -> St
 def _line(detail: ErrorDetails, data: dict[str, Any], kind: type[Question]) -> str:
     """One error of pydantic's as `key: what is wrong and what is allowed`."""
     at: Any = data
-    key: list[str] = []
+    key: list[str] = Field(default=[])
     for step in detail["loc"]:  # among which are the names of types, where there is a choice of them
-        if isinstance(at, dict | list) and (step in at if isinstance(at, dict) else isinstance(step, int)):
-            at = at[step]
+        if (isinstance(at, dict) and step in at) or (isinstance(at, list) and isinstance(step, int)):
+            at = at[step]  # type: ignore[index]
             key.append(str(step))
     last = str(detail["loc"][-1]) if detail["loc"] else ""
     path = ".".join(key)
@@ -223,7 +406,7 @@ def _check_metrics(study: Study) -> None:
 
     asked, where = study.asked, f"{study.source}: {study.kind}"
     known = metric_names(study.base)
-    for metric in asked.metrics:
+    for metric in asked.recorded:
         if metric not in known:
             near = difflib.get_close_matches(metric, known, 1)
             meant = f"did you mean {near[0]}? " if near else ""

@@ -1,8 +1,8 @@
 """Where replications are made: in this process, in processes beside it, or on a Ray cluster. The rows are the same from each.
 
-    with executor("processes") as workers:
-        for task, row in workers.run(plan, tasks):
-            ...
+with executor("processes") as workers:
+    for task, row in workers.run(plan, tasks):
+        ...
 """
 
 import multiprocessing

@@ -1,8 +1,8 @@
 """A study's directory: a manifest, the rows of all replications, and other tables that a kind of study adds.
 
-    manifest.json        what was asked of what, by which rules; `status` is complete or interrupted
-    results.parquet      a row for each replication: point, replication, seed, factors, metrics, status, reason
-    parts/*.parquet      the same while the study runs, a file for a few replications; readable, and kept by Ctrl-C
+manifest.json        what was asked of what, by which rules; `status` is complete or interrupted
+results.parquet      a row for each replication: point, replication, seed, factors, metrics, status, reason
+parts/*.parquet      the same while the study runs, a file for a few replications; readable, and kept by Ctrl-C
 """
 
 import json
@@ -211,7 +211,7 @@ def _manifest(study: Study) -> dict[str, Any]:
 
 def _typed(frame: pd.DataFrame, metrics: Sequence[str]) -> pa.Table:
     """Rows as a table whose types do not depend on what the values happen to be."""
-    floats = {metric: "float64" for metric in metrics}
+    floats = dict.fromkeys(metrics, "float64")
     return pa.Table.from_pandas(frame.astype(floats), preserve_index=False)
 
 

@@ -1,13 +1,13 @@
 """The sweep: each point of a design, replicated; then intervals, and differences to the first point."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from lattice_sim.study import design
-from lattice_sim.study.document import Question, Study, Sweep, Until
+from lattice_sim.study.document import Point, Question, Study, Sweep, Until
 from lattice_sim.study.executors import Executor
 from lattice_sim.study.statistics import FIRST_REPLICATIONS, Difference, Interval, holm, mean_interval, paired, replications_for
 from lattice_sim.study.store import Store
@@ -20,7 +20,7 @@ _KEEP_EVERY = 8
 """Rows kept at once: Ctrl-C keeps all, a killed process loses no more."""
 
 
-def points_of(study: Study) -> list[design.Point]:
+def points_of(study: Study) -> list[Point]:
     """The points of a sweep."""
     assert isinstance(study.asked, Sweep)
     return design.points(study.asked, study.base.seed)
@@ -49,12 +49,12 @@ def replicated(
     study: Study,
     store: Store,
     workers: Executor,
-    points: Sequence[Mapping[str, Any]],
+    points: Sequence[Point],
     replications: int,
     told: Callable[[int, int], object] = lambda done, of: None,
 ) -> None:
     """Have so many replications of each point in the store."""
-    plan = Plan(study.base, tuple(study.asked.metrics))
+    plan = Plan(study.base, tuple(study.asked.recorded))
     done = store.done()
     tasks = [
         task for task in tasks_of(study.asked, study.base.seed, points, replications) if task[:2] not in done
@@ -67,7 +67,7 @@ def replicated(
             told(of - len(tasks) + number, of)
 
 
-def tasks_of(asked: Question, seed: int, points: Sequence[Mapping[str, Any]], replications: int) -> list[Task]:
+def tasks_of(asked: Question, seed: int, points: Sequence[Point], replications: int) -> list[Task]:
     """All replications, those with the same random numbers side by side."""
     common = asked.seeds == "common"
     return [
@@ -137,16 +137,17 @@ def effects(frame: pd.DataFrame, metrics: Sequence[str], *, common: bool) -> lis
     for metric in metrics:
         table = frame.pivot(index="replication", columns="point", values=metric)
         changes: dict[int, Difference] = {}
-        for point in table.columns[1:] if common else []:
-            pairs = table[[table.columns[0], point]].dropna()
+        points = [int(point) for point in table.columns]
+        for point in points[1:] if common else []:
+            pairs = table[[points[0], point]].dropna()
             if len(pairs):
                 changes[point] = paired(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
         known = {point: change.p for point, change in changes.items() if change.p is not None}
         corrected = dict(zip(known, holm(list(known.values())), strict=True))
-        for point in table.columns:
+        for point in points:
             values = table[point].dropna().tolist()
             mean = mean_interval(values) if values else None
-            found.append(Effect(metric, int(point), mean, changes.get(point), corrected.get(point)))
+            found.append(Effect(metric, point, mean, changes.get(point), corrected.get(point)))
     return found
 
 
