@@ -15,6 +15,9 @@ from lattice_core.config import Config, ConfigError
 if TYPE_CHECKING:
     from lattice_sim.rundir import Run
 
+_SURE = ("completed_share", "ttft_p50_s", "ttft_p95_s", "latency_p95_s", "output_tok_per_s", "utilisation", "mean_in_flight")
+"""Metrics whose intervals a steady run shows."""
+
 _EXIT_CODES = {"complete": 0, "failed": 1, "interrupted": 130}
 
 
@@ -97,9 +100,28 @@ def _told(done: "Run", out: str | Path, source: str) -> int:
 
     for name, value in key_figures(done.summary()):
         print(f"{name:<32}{value}")
+    for line in _certainty(done):
+        print(line)
     print(f"{'report':<32}{out}/report.html")
     if done.status != "complete":
         reason = f": {done.manifest['reason']}" if done.manifest["reason"] else ""
         epochs = f"{len(done.epochs)} of {done.manifest['config']['sim']['epochs']} epochs"
         print(f"{source}: {done.status} after {epochs}{reason}", file=sys.stderr)
     return _EXIT_CODES[done.status]
+
+
+def _certainty(done: "Run") -> Iterator[str]:
+    """How sure the figures are, of one run."""
+    from lattice_sim import steady
+
+    if not steady.is_steady(done):
+        yield f"{'intervals':<32}none: one run says nothing of others; see `lattice sweep`, or sim.horizon: steady"
+        return
+    left_out, epochs = steady.warm_up_epochs(done.epochs), len(done.epochs)
+    yield f"{'warm-up left out':<32}{left_out} of {epochs} epochs"
+    found = steady.intervals(done)
+    if not found:
+        yield f"{'intervals':<32}none: they need {steady.BATCHES} epochs behind the warm-up"
+    for name, interval in found.items():
+        if name in _SURE:
+            yield f"{name:<32}{interval.mean:.4g} ± {interval.half_width:.2g}, 95 %, of {interval.n} batches"

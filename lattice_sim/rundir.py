@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -112,7 +113,11 @@ class Run:
         return str(self.manifest["status"])
 
     def summary(self) -> dict[str, Any]:
-        """Every metric of docs/metrics.md."""
+        """Every metric of docs/metrics.md; for `sim.horizon: steady`, of what is behind the warm-up."""
+        from lattice_sim import steady
+
+        if steady.is_steady(self):
+            return steady.summary(self)
         about = self.manifest["requests"]
         return metrics.summary(
             self.epochs, self.nodes, self.requests, self.latencies, self.transactions, about["reasons"], about["every"]
@@ -288,6 +293,7 @@ def replaced(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
+@cache
 def version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -784,6 +784,8 @@ class Sim(Section):
     """Epochs to run."""
     engine: Literal["compiled", "reference"] = "compiled"
     """Which engine runs them: one loop of compiled code, or the readable one that it equals to the byte."""
+    horizon: Literal["terminating", "steady"] = "terminating"
+    """Whether figures are of the whole run, or of what comes behind its warm-up."""
     start_hour: Annotated[float, Field(ge=0, lt=24)] = 0.0
     """Hour of day at t = 0."""
 
