@@ -73,7 +73,7 @@ def between(factor: Range, at: float) -> float | int:
             value = low * (high / low) ** at
         else:
             value = low + (high - low) * at
-        return int(min(max(round(value), factor.low), factor.high))
+        return int(min(max(math.floor(value + 0.5), factor.low), factor.high))
     if factor.scale == "log":
         return min(max(factor.low * (factor.high / factor.low) ** at, factor.low), factor.high)
     return min(factor.low + (factor.high - factor.low) * at, factor.high)

@@ -15,6 +15,7 @@ sweep:
 """
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -132,6 +133,21 @@ class Question(Section):
         """All metrics that are recorded of a run."""
         return self.metrics
 
+    @field_validator("replications", mode="before")
+    @classmethod
+    def _number_or_until(cls, value: Any) -> Any:
+        if isinstance(value, int | dict):
+            return value
+        raise ValueError("must be a number, or {until: {metric, half_width}, most: N}")
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _levels_or_range(cls, factors: Any) -> Any:
+        for path, factor in factors.items() if isinstance(factors, dict) else ():
+            if not isinstance(factor, list | dict):
+                raise ValueError(f"{path}: must be a list of levels, or {{from, to}}, not {show(factor)}")
+        return factors
+
     @field_validator("factors", mode="after")
     @classmethod
     def _not_the_seed(cls, factors: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +160,13 @@ class Sweep(Question):
     """Points of a design, compared."""
 
     design: Literal["grid"] | LatinHypercube | Sobol = "grid"
+
+    @field_validator("design", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value == "grid" or (isinstance(value, dict) and list(value) in (["latin_hypercube"], ["sobol"])):
+            return value
+        raise ValueError("must be grid, {latin_hypercube: N} or {sobol: N}")
 
     @model_validator(mode="after")
     def _grid_of_levels(self) -> Self:
@@ -272,8 +295,8 @@ class Tune(Question):
     robust: Literal["worst", "mean"] = "worst"
     """What counts of a metric's means over replications, one for each scenario."""
     choose: Literal["knee", "first"] = "knee"
-    """Of the front's trials that are no worse than the defaults in anything, or of all if there are none: the one nearest to
-    the best of every objective, each scaled to its range on the front; or the best in the first objective."""
+    """Of the front's trials that beat the defaults in something and are worse in nothing, or of all if there are none: the one
+    nearest to the best of every objective, each scaled to its range on the front; or the best in the first objective."""
     held_out: HeldOut = HeldOut()
     defaults_sha256: Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
     """The hash of the base, or how it begins, as `lattice check` prints it: the defaults stand before the study is written."""
@@ -359,34 +382,49 @@ def read_study(path: str | Path, kind: str, overrides: Sequence[str] = ()) -> St
     try:
         asked = KINDS[kind].model_validate(data[kind])
     except ValidationError as error:
-        raise ConfigError(f"{source}: {kind}: {_line(error.errors(include_url=False)[0], data[kind], KINDS[kind])}") from error
+        raise ConfigError(f"{source}: {kind}: {_line(error, data[kind], KINDS[kind])}") from error
     study = Study(kind, asked, _base(asked, Path(path), source, kind), source)
     _check_metrics(study)
     return study
 
 
-def _line(detail: ErrorDetails, data: dict[str, Any], kind: type[Question]) -> str:
-    """One error of pydantic's as `key: what is wrong and what is allowed`."""
-    at: Any = data
-    key: list[str] = Field(default=[])
-    for step in detail["loc"]:  # among which are the names of types, where there is a choice of them
-        if (isinstance(at, dict) and step in at) or (isinstance(at, list) and isinstance(step, int)):
-            at = at[step]  # type: ignore[index]
-            key.append(str(step))
-    last = str(detail["loc"][-1]) if detail["loc"] else ""
-    path = ".".join(key)
+def _line(error: ValidationError, data: dict[str, Any], kind: type[Question]) -> str:
+    """What is wrong, as `key: what is wrong and what is allowed`; where there is a choice of types, by the nearest of them."""
+
+    def found(detail: ErrorDetails) -> tuple[bool, int]:
+        return detail["type"] not in ("missing", "extra_forbidden"), len(_path(detail, data))
+
+    detail = max(error.errors(include_url=False), key=found)
+    path, last = _path(detail, data), str(detail["loc"][-1]) if detail["loc"] else ""
+    key = ".".join(path)
     if detail["type"] == "missing":
-        return f"{'.'.join([*key, last])}: missing"
+        return f"{'.'.join([*path, last])}: missing"
     if detail["type"] == "extra_forbidden":
         allowed = f"; allowed: {', '.join(field.alias or name for name, field in kind.model_fields.items())}"
-        return f"{path}: unknown key{allowed if len(key) == 1 else ''}"
-    return f"{path + ': ' if path else ''}{plain(detail)}{f', not {show(at)}' if path else ''}"
+        return f"{key}: unknown key{allowed if len(path) == 1 else ''}"
+    shown = "" if ", not " in detail["msg"] else f", not {show(detail['input'])}"
+    return f"{key + ': ' if key else ''}{plain(detail)}{shown if key else ''}"
+
+
+def _path(detail: ErrorDetails, data: Any) -> list[str]:
+    """The keys at which an error is, without the names of types that are between them where there is a choice."""
+    path: list[str] = []
+    for step in detail["loc"]:
+        if (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int)):
+            data = data[step]  # type: ignore[index]
+            path.append(str(step))
+    return path
+
+
+def base_file(asked: Question, source: str | Path) -> Path:
+    """The file of the network that a study in the file `source` begins with. Raises ConfigError."""
+    beside = Path(os.path.normpath(Path(source).parent / asked.base))
+    return networks.find(beside if beside.is_file() else asked.base)
 
 
 def _base(asked: Question, path: Path, source: str, kind: str) -> Config:
     """The network, of which every factor is a key."""
-    beside = path.parent / asked.base
-    base = networks.read(beside if beside.is_file() else asked.base)
+    base = networks.read(base_file(asked, path))
     networks.check(base, asked.base)
     try:
         config = revise(base, asked.set)
@@ -397,7 +435,28 @@ def _base(asked: Question, path: Path, source: str, kind: str) -> Config:
     except ConfigError as error:
         lines = (line.removeprefix("--set").lstrip(": ") for line in str(error).splitlines())
         raise ConfigError("\n".join(f"{source}: {kind}: {line}" for line in lines)) from error
+    if isinstance(asked, Tune):
+        _check_tune(asked, base, config, f"{source}: {kind}")
     return config
+
+
+def _check_tune(asked: Tune, base: Config, config: Config, where: str) -> None:
+    """Raises ConfigError for other defaults than those of the study, and for scenarios or stages that the network refuses."""
+    if not base.sha256().startswith(asked.defaults_sha256):
+        raise ConfigError(
+            f"{where}.defaults_sha256: must be the hash of {asked.base}, {base.sha256()[:8]}, not {asked.defaults_sha256[:8]}: "
+            "the defaults stand before the study is written"
+        )
+    if asked.prune is not None and asked.prune.after[-1] >= config.sim.epochs:
+        raise ConfigError(
+            f"{where}.prune.after: must be below sim.epochs, {config.sim.epochs}, not {asked.prune.after[-1]}"
+        )  # fmt: skip
+    for scenario in (*asked.scenarios, *asked.held_out.scenarios):
+        try:
+            networks.check(revise(config, scenario.set), asked.base)
+        except ConfigError as error:
+            line = str(error).splitlines()[0].removeprefix("--set").lstrip(": ")
+            raise ConfigError(f"{where}.scenarios: {scenario.name}: {line}") from error
 
 
 def _check_metrics(study: Study) -> None:

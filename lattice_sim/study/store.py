@@ -60,10 +60,9 @@ class Store:
             return cls._new(folder, manifest)
         differing = [key for key in manifest if key not in _NOT_ASKED and manifest[key] != there.get(key)]
         if differing:
-            reason = "another study" if {"study", "base"} & set(differing) else "the same study of other code"
-            raise ConfigError(
-                f"{folder}: holds {reason} ({', '.join(differing)} differ); choose another --out, or replace it with --no-cache"
-            )
+            other = {"study", "base"} & set(differing)
+            reason = "another study" if other else f"this study as other code made it: {', '.join(differing)} differ"
+            raise ConfigError(f"{folder}: holds {reason}; choose another --out, or replace it with --no-cache")
         return cls(folder, there, load_study(folder))
 
     @classmethod
@@ -105,7 +104,7 @@ class Store:
 
     @property
     def metrics(self) -> list[str]:
-        return list(self.manifest["study"][self.manifest["kind"]]["metrics"])
+        return list(self.manifest["metrics"])
 
     def _factors(self) -> dict[int, tuple[str, list[Any]]]:
         """Each factor's place, path and values by point; values of more than one kind as JSON."""
@@ -202,6 +201,7 @@ def _manifest(study: Study) -> dict[str, Any]:
         "study": study.document(),
         "base": study.base.document(),
         "base_sha256": study.base.sha256(),
+        "metrics": list(study.asked.recorded),
         "rules_sha256": rules_hash(),
         "contracts_sha256": contracts_hash(),
         "packages": {name: version(name) for name in (*PACKAGES, "scipy")},

@@ -54,17 +54,25 @@ def replicated(
     told: Callable[[int, int], object] = lambda done, of: None,
 ) -> None:
     """Have so many replications of each point in the store."""
+    made(study, store, workers, tasks_of(study.asked, study.base.seed, points, replications), told)
+
+
+def made(
+    study: Study,
+    store: Store,
+    workers: Executor,
+    tasks: Sequence[Task],
+    told: Callable[[int, int], object] = lambda done, of: None,
+) -> None:
+    """Have the rows of these tasks in the store."""
     plan = Plan(study.base, tuple(study.asked.recorded))
     done = store.done()
-    tasks = [
-        task for task in tasks_of(study.asked, study.base.seed, points, replications) if task[:2] not in done
-    ]  # fmt: skip
-    of = len(points) * replications
-    told(of - len(tasks), of)
+    missing = [task for task in tasks if task[:2] not in done]
+    told(len(tasks) - len(missing), len(tasks))
     with _kept(store) as keep:
-        for number, ended in enumerate(workers.run(plan, tasks), 1):
+        for number, ended in enumerate(workers.run(plan, missing), len(tasks) - len(missing) + 1):
             keep(ended)
-            told(of - len(tasks) + number, of)
+            told(number, len(tasks))
 
 
 def tasks_of(asked: Question, seed: int, points: Sequence[Point], replications: int) -> list[Task]:

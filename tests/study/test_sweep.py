@@ -1,0 +1,164 @@
+"""A sweep: kept as it goes, resumed to the same bytes, not made twice; and what is said of it."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lattice_cli.main import main
+from lattice_core.config import ConfigError
+from lattice_sim import load_study
+from lattice_sim.study import store as stores
+from lattice_sim.study.executors import InProcess
+from lattice_sim.study.statistics import mean_interval, paired
+from lattice_sim.study.store import Store, describe
+from lattice_sim.study.sweep import effects, sweep, trends
+from tests.study.asked import study, written
+
+KEYS = ["point", "replication", "seed"]
+
+
+def made(folder: Path, told: Callable[[int, int], object] = lambda done, of: None, **changes: Any) -> Store:
+    """A study in `folder`/out, made here."""
+    found = study(folder, **changes)
+    store = Store.open(folder / "out", found)
+    if not store.is_complete:
+        sweep(found, store, InProcess(), told)
+    return store
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("whole")).folder
+
+
+def test_a_study_is_a_tidy_table(whole: Path) -> None:
+    frame = load_study(whole)
+    assert list(frame) == [*KEYS, "routing.weights.price", "status", "reason", "completed_share", "ttft_p95_s", "charged_nlai"]
+    assert frame[["point", "replication"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert frame["routing.weights.price"].tolist() == [0.5, 0.5, 2.0, 2.0]
+    assert frame["seed"][0] == frame["seed"][2] != frame["seed"][1]
+    assert frame.attrs["study"]["sweep"]["name"] == "small"
+    assert describe(whole)["points"] == [{"routing.weights.price": 0.5}, {"routing.weights.price": 2}]
+
+
+def test_one_that_is_stopped_can_be_read_and_goes_on_to_the_same_bytes(tmp_path: Path, whole: Path) -> None:
+    def stop(done: int, of: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, stop)
+    assert describe(tmp_path / "out")["status"] == "interrupted"
+    assert len(load_study(tmp_path / "out")) == 3
+    counted: list[tuple[int, int]] = []
+    store = made(tmp_path, lambda done, of: counted.append((done, of)))
+    assert counted == [(3, 4), (4, 4)]
+    for name in ("results.parquet", "manifest.json"):
+        assert (store.folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (store.folder / "parts").exists()
+
+
+def test_the_same_study_is_not_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["sweep", str(written(tmp_path)), "--out", str(tmp_path / "out"), "--executor", "inprocess"]
+    assert main(asked) == 0
+    first = capsys.readouterr()
+    assert "nothing is run" not in first.err
+    assert main(asked) == 0
+    second = capsys.readouterr()
+    assert "nothing is run" in second.err
+    assert second.out == first.out
+    assert "2 points, 4 runs" in second.out
+
+
+def test_what_other_rules_made_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    with pytest.raises(ConfigError, match="holds another study; choose another --out"):
+        made(tmp_path, replications=3)
+    for name in ("rules_hash", "contracts_hash"):
+        with monkeypatch.context() as other:
+            other.setattr(stores, name, lambda: "other")
+            with pytest.raises(ConfigError, match=f"other code made it: {name.removesuffix('_hash')}_sha256 differ"):
+                made(tmp_path)
+
+
+def test_an_older_one_is_replaced_once_the_new_one_is_whole(tmp_path: Path) -> None:
+    made(tmp_path)
+    found = study(tmp_path, replications=1)
+    store = Store.open(tmp_path / "out", found, fresh=True)
+    aside = tmp_path / ".out.old"
+    assert len(load_study(aside)) == 4
+    sweep(found, store, InProcess())
+    assert not aside.exists()
+    assert len(load_study(tmp_path / "out")) == 2
+
+
+def test_what_is_no_study_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    for fresh in (False, True):
+        with pytest.raises(ConfigError, match="must be the folder of a study"):
+            Store.open(tmp_path / "out", study(tmp_path), fresh=fresh)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_what_was_whole_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattice_sim.study.sweep._KEEP_EVERY", 2)
+    written_before = stores.write_table
+
+    def full(table: Any, path: Path) -> None:
+        if not path.name.startswith(".000001"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written_before(table, path)
+
+    monkeypatch.setattr(stores, "write_table", full)
+    with pytest.raises(ConfigError, match=r"parts/\d+\.parquet: cannot be written: No space left on device"):
+        made(tmp_path)
+    assert len(load_study(tmp_path / "out")) == 2
+
+
+def test_replications_are_made_until_the_interval_is_narrow(tmp_path: Path) -> None:
+    until = {"until": {"metric": "charged_nlai", "half_width": "30 %"}, "most": 64}
+    frame = made(tmp_path, replications=until).frame()
+    counts = frame.groupby("point").size()
+    assert counts.nunique() == 1  # so that points can be paired
+    assert 10 <= counts[0] < 64
+    for _, rows in frame.groupby("point"):
+        interval = mean_interval(rows["charged_nlai"].tolist())
+        assert interval.half_width is not None
+        assert interval.half_width <= 0.3 * interval.mean
+
+
+def test_effects_are_intervals_and_paired_differences_to_the_first_point(whole: Path) -> None:
+    frame = load_study(whole)
+    found = effects(frame, ["charged_nlai"], common=True)
+    first, second = (frame.loc[frame["point"] == point, "charged_nlai"].tolist() for point in range(2))
+    assert [effect.mean for effect in found] == [mean_interval(first), mean_interval(second)]
+    assert [effect.change for effect in found] == [None, paired(first, second)]
+    assert found[1].p == paired(first, second).p
+    assert [effect.change for effect in effects(frame, ["charged_nlai"], common=False)] == [None, None]
+
+
+def test_a_replication_that_failed_is_left_out_of_both_sides_of_a_pair(whole: Path) -> None:
+    frame = load_study(whole)
+    frame.loc[0, "charged_nlai"] = float("nan")
+    _, second = effects(frame, ["charged_nlai"], common=True)
+    assert second.mean is not None
+    assert second.change is not None
+    assert (second.mean.n, second.change.interval.n) == (2, 1)
+
+
+def test_a_trend_is_the_rank_correlation_of_factor_and_metric() -> None:
+    frame = pd.DataFrame({"point": range(9), "a": range(9), "b": [1.0] * 9, "c": list("abcdefghi")})
+    frame["m"] = -(frame["a"] ** 3)
+    rising, still = trends(frame, ["m"], ["a", "b", "c"])
+    assert (rising.correlation, still.correlation) == (pytest.approx(-1.0), None)
+
+
+def test_one_replication_has_no_interval_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["sweep", str(written(tmp_path, replications=1)), "--out", str(tmp_path / "out"), "--executor", "inprocess"]
+    assert main(asked) == 0
+    assert "one replication: nothing can be said" in capsys.readouterr().out
