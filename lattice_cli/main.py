@@ -27,7 +27,10 @@ from lattice_cli import (
 )
 from lattice_core.config import ConfigError
 
-COMMANDS = (check, run, study, up, load, compare, status, wallet, node, model, replay, verify, backup, trace, contracts, schema, bench)
+COMMANDS = (
+    *(check, run, study, up, load, compare, status, wallet, node, model, replay, verify, backup),
+    *(trace, contracts, schema, bench),
+)
 
 
 class _Parser(argparse.ArgumentParser):

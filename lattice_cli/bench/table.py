@@ -11,13 +11,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from lattice_cli.bench.engine import CHECKED, apart, check, measure
+from lattice_cli.bench.marked import put
 from lattice_cli.bench.yardsticks import EVENT_HEAP, YARDSTICKS
-from lattice_core.config import ConfigError
 
 type Row = dict[str, Any]
 
@@ -39,24 +38,12 @@ BEGIN, END = "<!-- measured by lattice bench engine --table -->", "<!-- end of w
 def table(arguments: argparse.Namespace) -> int:
     """Measure, print, and write. BenchError if the compiled engine does not decide as the reference does."""
     if arguments.write:
-        _replaced(arguments.write, "")
+        put(arguments.write, BEGIN, END, None)
     text = "\n".join(_measured(SIZES, WHOLE if arguments.whole else None))
     if arguments.write:
-        arguments.write.write_text(_replaced(arguments.write, text), encoding="utf-8")
+        put(arguments.write, BEGIN, END, text)
     print(text)
     return 0
-
-
-def _replaced(path: Path, text: str) -> str:
-    """The file with another table in its place."""
-    try:
-        before, begin, rest = path.read_text(encoding="utf-8").partition(f"{BEGIN}\n")
-    except OSError as error:
-        raise ConfigError(f"--write: {path}: cannot be read: {error.strerror}") from error
-    _, end, after = rest.partition(f"{END}\n")
-    if not (begin and end):
-        raise ConfigError(f"--write: {path}: must have the lines {BEGIN} and {END}")
-    return f"{before}{begin}\n{text}\n\n{end}{after}"
 
 
 def _measured(sizes: dict[int, int], whole: tuple[int, int] | None) -> Iterator[str]:
