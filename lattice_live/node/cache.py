@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 class Cache:
     """Arrays T[rows, kv_heads, room, head_dim] in memory, two a layer.
 
-    Rows are exchanged by `swap`. Raises MemoryError if they cannot be had. Memory is taken as tokens are written to it, in small
-    pages: with those of 2 MiB, for which NumPy asks, a row's first chunk takes all that the row can ever hold, and the other rows
-    wait while it is zeroed.
+    Rows are exchanged by `swap`. Raises MemoryError if they cannot be had. Memory is taken as tokens are written to it, in
+    small pages: with those of 2 MiB, for which NumPy asks, a row's first chunk takes all that the row can ever hold, and the
+    other rows wait while it is zeroed.
     """
 
     device = "cpu"
@@ -42,6 +42,8 @@ class Cache:
 
     def swap(self, row: int, other: int, row_tok: int, other_tok: int) -> None:
         """Exchange the first `row_tok` tokens of `row` and the first `other_tok` of `other`."""
+        if row_tok > other_tok:  # what is less is set aside
+            row, other, row_tok, other_tok = other, row, other_tok, row_tok
         for array in self._arrays.values():
             held = array[row, :, :row_tok].copy()
             array[row, :, :other_tok] = array[other, :, :other_tok]
