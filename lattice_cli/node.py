@@ -108,7 +108,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     else:
         arguments.out.write_text(text, encoding="utf-8")
         figures = found["models"][name]
-        print(f"{arguments.out}: {name}: a {figures['a']}, b {figures['b']}, prompts {figures['prefill_tok_s']:,.0f} tokens/s")
+        print(f"{arguments.out}: {name}: {profile.brief(figures)}")
     return 0
 
 

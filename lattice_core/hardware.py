@@ -1,8 +1,7 @@
 """The catalogue of hardware profiles: how fast a kind of machine serves a model.
 
 A decoding step of n sequences takes a + b·n; prompts are read at `prefill_tok_s`, in chunks between steps while others decode
-(`service`). A model without weights is known to the
-simulator by these figures only.
+(`service`). A model without weights is known to the simulator by these figures only.
 
 The 70B figures are a roofline. The model has 70.6·10⁹ weights, 80 layers, 8 key-value heads of 128 (Llama 3, Grattafiori et al.
 2024), so a sequence of 2,000 tokens has 0.66 GB of 16-bit cache and a token costs 141 GFLOP. At 4.5 bits a weight it takes

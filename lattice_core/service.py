@@ -47,6 +47,9 @@ FREE, WAITING, PREFILL, DECODE = 0, 1, 2, 3
 _SLACK_NS = 0.01
 """An event this little after a whole nanosecond belongs to it: far above the clock's float error, far below anything real."""
 
+_FAR_NS = 2.0**62
+"""146 years: what is further off than this is put here, beyond every run, where int64 still has room for it."""
+
 i4, i8, f8 = np.int32, np.int64, np.float64
 
 SERVER = in_lines(
@@ -357,7 +360,7 @@ def _clock(s: Any, t_ns: int) -> float:
 @jit
 def _round_up(duration_ns: float) -> int:
     """Whole nanoseconds from now: the one place where a duration is rounded."""
-    return max(0, math.ceil(duration_ns - _SLACK_NS))
+    return max(0, math.ceil(min(duration_ns, _FAR_NS) - _SLACK_NS))
 
 
 @jit

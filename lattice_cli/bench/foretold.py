@@ -147,8 +147,9 @@ def _network(profile: str, trace: str, slots: int, bursts: int) -> dict[str, Any
 
 def markdown(found: dict[str, Any]) -> Iterator[str]:
     """The comparison as a table."""
-    about = found["profile"]
-    yield f"profile: a {about['a']}, b {about['b']}, prompts {about['prefill_tok_s']:,.0f} tokens/s"
+    from lattice_live.node import profile
+
+    yield f"profile: {profile.brief(found['profile'])}"
     yield ""
     columns = [
         f"{figure}, {side}" for figure in ("first token, s", "per token, ms") for side in ("predicted", "measured", "off")

@@ -198,7 +198,9 @@ class Hardware(Section):
             figures, source = self, "the config"
         else:
             return CATALOGUE[self.name][model]
-        assert figures.a_ns is not None and figures.b_ns is not None and figures.prefill_tok_s is not None
+        assert figures.a_ns is not None
+        assert figures.b_ns is not None
+        assert figures.prefill_tok_s is not None
         beside_tok_s, chunk_tok = figures.prefill_beside_tok_s, figures.chunk_tok
         return Profile(figures.a_ns, figures.b_ns, figures.prefill_tok_s, source, beside_tok_s, chunk_tok)
 

@@ -1,5 +1,7 @@
 """Keys and values of every row, at addresses that never change: the graph reads them and writes to the same place."""
 
+import mmap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,9 @@ from numpy.typing import NDArray
 class Cache:
     """Arrays T[rows, kv_heads, room, head_dim] in memory, two a layer.
 
-    Rows are exchanged by `swap`. Raises MemoryError if they cannot be had.
+    Rows are exchanged by `swap`. Raises MemoryError if they cannot be had. Memory is taken as tokens are written to it, in
+    small pages: with those of 2 MiB, for which NumPy asks, a row's first chunk takes all that the row can ever hold, and the
+    other rows wait while it is zeroed.
     """
 
     device = "cpu"
@@ -17,9 +21,17 @@ class Cache:
     def __init__(self, layers: int, shape: tuple[int, int, int, int], dtype: type[np.generic]) -> None:
         self._dtype = dtype
         self._row = shape[1:]
-        self._arrays: dict[str, NDArray[Any]] = {
-            f"{layer}.{part}": np.zeros(shape, dtype) for layer in range(layers) for part in ("key", "value")
-        }
+        names = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+        size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+        try:
+            memory = mmap.mmap(-1, len(names) * size, flags=mmap.MAP_PRIVATE)
+        except (OSError, OverflowError) as error:
+            raise MemoryError(str(error)) from None
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            with suppress(OSError):  # a kernel without large pages
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
+        arrays = np.frombuffer(memory, dtype).reshape(len(names), *shape)
+        self._arrays: dict[str, NDArray[Any]] = dict(zip(names, arrays, strict=True))
 
     def bind(self, binding: Any, row: int, rows: int) -> None:
         """Let a graph read and write `rows` rows from `row` on."""
@@ -30,6 +42,8 @@ class Cache:
 
     def swap(self, row: int, other: int, row_tok: int, other_tok: int) -> None:
         """Exchange the first `row_tok` tokens of `row` and the first `other_tok` of `other`."""
+        if row_tok > other_tok:  # what is less is set aside
+            row, other, row_tok, other_tok = other, row, other_tok, row_tok
         for array in self._arrays.values():
             held = array[row, :, :row_tok].copy()
             array[row, :, :other_tok] = array[other, :, :other_tok]

@@ -197,5 +197,11 @@ def document(name: str, variant: str, provider: str, machine: str, speed: Speed)
     }
 
 
+def brief(figures: dict[str, Any]) -> str:
+    """A model's figures of a profile in a line."""
+    alone, beside = (f"{figures[name]:,.0f}" for name in ("prefill_tok_s", "prefill_beside_tok_s"))
+    return f"a {figures['a']}, b {figures['b']}, prompts {alone} tokens/s alone, {beside} beside others"
+
+
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.4f}ms"

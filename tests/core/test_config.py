@@ -223,16 +223,17 @@ PROFILE = """
 format: lattice-hardware
 version: 1
 models:
-  chat-1.5b: {a: 7ms, b: 1.5ms, prefill_tok_s: 900, slots: 8}
+  chat-1.5b: {a: 7ms, b: 1.5ms, prefill_tok_s: 900, prefill_beside_tok_s: 400, chunk_tok: 32, slots: 8}
 """
 
 
 def test_a_measured_profile_gives_its_figures_to_the_nodes_that_name_it() -> None:
     read = {"nets/mine.yaml": PROFILE}.__getitem__
     measured = parse(text(DATA), "town.yaml", ["nodes.lab.hardware={profile: nets/mine.yaml}"], files=read)
-    stated = parse(text(DATA), "town.yaml", ["nodes.lab.hardware={a: 7ms, b: 1.5ms, prefill_tok_s: 900}"])
-    for node in ("a_ns", "b_ns", "prefill_tok_s"):
-        assert getattr(measured.nodes[0].profile("chat-1.5b"), node) == getattr(stated.nodes[0].profile("chat-1.5b"), node)
+    figures = "{a: 7ms, b: 1.5ms, prefill_tok_s: 900, prefill_beside_tok_s: 400, chunk_tok: 32}"
+    stated = parse(text(DATA), "town.yaml", [f"nodes.lab.hardware={figures}"])
+    for name in ("a_ns", "b_ns", "prefill_tok_s", "prefill_beside_tok_s", "chunk_tok"):
+        assert getattr(measured.nodes[0].profile("chat-1.5b"), name) == getattr(stated.nodes[0].profile("chat-1.5b"), name)
     assert parse(measured.canonical(), "again") == measured
 
 
@@ -244,6 +245,7 @@ def test_a_measured_profile_gives_its_figures_to_the_nodes_that_name_it() -> Non
         (PROFILE.replace("b: 1.5ms, ", ""), "mine.yaml: models.chat-1.5b: must have a, b, prefill_tok_s; missing: b"),
         (PROFILE.replace("chat-1.5b", "other"), "nodes.lab.hardware: must be {a, b, prefill_tok_s} to serve chat-1.5b, not a"),
         (PROFILE.replace("7ms", "-7ms"), "hardware.models.chat-1.5b.a: "),
+        (PROFILE.replace("chunk_tok: 32", "chunk_tok: 0"), "hardware.models.chat-1.5b.chunk_tok: "),
     ],
 )
 def test_a_profile_that_does_not_fit_is_refused_in_one_line(profile: str, said: str) -> None:
@@ -375,6 +377,11 @@ nodes.lab.hardware=toaster
   {profile: FILE}, not {"name": "toaster"}
 nodes.lab.hardware=home-gpu
   --set: nodes.lab.hardware: must be {a, b, prefill_tok_s} to serve chat-1.5b, not home-gpu
+nodes.lab.hardware={name: cpu-2-cores, chunk_tok: 32}
+  --set: nodes.lab.hardware: prefill_beside_tok_s and chunk_tok go with a, b and prefill_tok_s,
+  not {"name": "cpu-2-cores", "chunk_tok": 32}
+nodes.lab.hardware.chunk_tok=0
+  --set: nodes.lab.hardware.chunk_tok: must be greater than or equal to 1, not 0
 nodes.lab.availability=never
   --set: nodes.lab.availability: must be always, diurnal, {diurnal: {start, up, jitter}} or {on, off}, not "never"
 nodes=[]

@@ -29,7 +29,7 @@ from lattice_core.service import (
     next_ns,
     submit,
 )
-from lattice_core.units import NEVER_NS
+from lattice_core.units import MAX_TOKENS, NEVER_NS
 from tests.theory.brute_node import SLACK_NS, BruteNode
 from tests.theory.service_node import ServiceNode
 
@@ -179,6 +179,17 @@ def test_a_prompt_is_read_at_one_rate_alone_and_at_another_beside_others() -> No
     assert advance(v.handle, 0, 64 * MS) == (FIRST_TOKEN, 1)
     submit(v.handle, 0, 2, 64, 5, 64 * MS)
     assert next_ns(v.handle, 0) == 64 * MS + 2 * (12 + 32 * 3) * MS
+
+
+def test_an_answer_that_would_outlast_int64_is_not_done_at_once() -> None:
+    tok, s = MAX_TOKENS, 1_000 * MS
+    v = new_service(a_ns=s, b_ns=s, prefill_ns=s, slots=2, queue_room=0, chunk_tok=tok, beside_ns=s)
+    submit(v.handle, 0, 1, tok, tok, 0)
+    assert advance(v.handle, 0, tok * s) == (FIRST_TOKEN, 1)
+    submit(v.handle, 0, 2, tok, 5, tok * s)
+    assert (
+        next_ns(v.handle, 0) == tok * s + (tok + 2) * s
+    )  # a step with all of the second prompt, of which the first has 2²⁰ to go
 
 
 def test_a_node_with_neither_slot_nor_queue_room_refuses_and_is_unchanged() -> None:
