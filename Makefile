@@ -2,7 +2,7 @@
 # make demo                            a simulated day of the baseline network, with its report
 # make test | test-all | defects       the suite | with long tests and more examples | each planted fault must be caught
 # make fuzz [STEPS=n] [SEED=n]      random steps on all contracts, each compared with a model
-# make bench | lint | format | clean
+# make bench | docs | lint | format | clean       docs: the API reference, into build/reference
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +14,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 INFERENCE := $(if $(GPU),gpu,cpu)
 OTHER_ONNXRUNTIME := onnxruntime$(if $(GPU),,-gpu)
 INSTALLED := .venv/.installed-$(INFERENCE)
-PYTEST := .venv/bin/pytest -q -n $(WORKERS) --dist loadfile
+PYTEST := .venv/bin/pytest -q -n $(WORKERS) --dist loadfile --nbmake --nbmake-timeout=300
 
 # A name on the PATH may be a shim without an interpreter behind it, so each candidate is run, not looked up.
 CANDIDATES = $(or $(PYTHON),python3.12 python3.13 python3.14 $(wildcard $(PYENV_ROOT)/versions/3.1[2-9]*/bin/python) python3 python)
@@ -29,7 +29,7 @@ echo "lattice needs Python 3.12 or newer with its venv module; none of these ran
 exit 1
 endef
 
-.PHONY: install demo test test-all defects fuzz bench lint format clean
+.PHONY: install demo test test-all defects fuzz bench docs lint format clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -45,10 +45,10 @@ demo: install
 	.venv/bin/lattice run experiments/baseline.yaml --force
 
 test: install
-	$(PYTEST)
+	$(PYTEST) tests notebooks/03-routing.ipynb
 
 test-all: install
-	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not defects"
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not defects" tests notebooks
 
 defects: install
 	$(PYTEST) --dist load -m defects tests/defects
@@ -60,6 +60,9 @@ bench: install
 	.venv/bin/lattice bench engine --table
 	.venv/bin/lattice bench gas --json
 	.venv/bin/pytest -q -m thorough -k 99_percent tests/theory
+
+docs: install
+	.venv/bin/python docs/reference.py
 
 lint: install
 	.venv/bin/ruff check

@@ -23,12 +23,13 @@ from lattice_cli import (
     trace,
     up,
     verify,
+    view,
     wallet,
 )
 from lattice_core.config import ConfigError
 
 COMMANDS = (
-    *(check, run, study, up, load, compare, status, wallet, node, model, replay, verify, backup),
+    *(check, run, study, view, up, load, compare, status, wallet, node, model, replay, verify, backup),
     *(trace, contracts, schema, bench),
 )
 

@@ -1,4 +1,4 @@
-"""`lattice sweep`: a question to a network, asked of many runs of it."""
+"""`lattice sweep`, `sensitivity` and `tune`: a question to a network, asked of many runs of it."""
 
 import argparse
 import sys
@@ -24,6 +24,8 @@ _SHOWN = 12
 
 def add(subparsers: Any) -> None:
     _add(subparsers, "sweep", "compare points of a design, each replicated, with intervals", _sweep)
+    _add(subparsers, "sensitivity", "find out which factors matter, and how much, with intervals", _sensitivity)
+    _add(subparsers, "tune", "search for better values, and judge them by seeds the search has not seen", _tune)
 
 
 def _add(subparsers: Any, kind: str, said: str, command: Callable[..., int]) -> None:
@@ -48,6 +50,7 @@ def _add(subparsers: Any, kind: str, said: str, command: Callable[..., int]) -> 
 
 def _made(arguments: argparse.Namespace, kind: str, command: Callable[..., int]) -> int:
     """Read the study, open its store and its workers, and have `command` make it."""
+    from lattice_sim.rundir import REPORT
     from lattice_sim.study.document import read_study
     from lattice_sim.study.executors import executor
     from lattice_sim.study.store import Store, default_folder
@@ -67,17 +70,24 @@ def _made(arguments: argparse.Namespace, kind: str, command: Callable[..., int])
                 f"{arguments.study}: interrupted with {len(store.done())} runs done; the same command goes on", file=sys.stderr
             )
             return _INTERRUPTED
+    if not (store.folder / REPORT).exists():
+        from lattice_sim.study.report import write_report
+
+        write_report(store.folder)
     return _TABLES[kind](study, store)
 
 
 def _ask(arguments: argparse.Namespace, study: "Study") -> None:
-    """Raises ConfigError for a study of very many runs, unless it is meant."""
-    from lattice_sim.study.document import Sweep
-    from lattice_sim.study.sweep import MOST_RUNS, runs_of
+    """Raises ConfigError for a study of very many runs, unless it is meant, and for a point that makes no network."""
+    from lattice_sim.study import sensitivity, sweep, tune
+    from lattice_sim.study.sweep import MOST_RUNS
 
-    runs = runs_of(study.asked) if isinstance(study.asked, Sweep) else 0
+    counted: Any = {"sweep": sweep, "sensitivity": sensitivity, "tune": tune}[study.kind]
+    runs = counted.runs_of(study.asked)
     if runs > MOST_RUNS and not arguments.yes:
         raise ConfigError(f"{study.source}: {study.kind}: would be {runs:,} runs, more than {MOST_RUNS:,}; --yes begins them")
+    if study.kind == "sweep":
+        sweep.points_of(study)
 
 
 @contextmanager
@@ -105,11 +115,13 @@ def _sweep(study: "Study", store: "Store", workers: "Executor", told: Callable[[
 
 
 def _sweep_tables(study: "Study", store: "Store") -> int:
+    from lattice_sim.study.statistics import LEVEL
     from lattice_sim.study.sweep import effects, trends
 
     frame, asked = store.frame(), study.asked
     points, factors = store.manifest["points"], list(asked.factors)
     design = store.manifest["study"]["sweep"]["design"]
+    print(f"{asked.name}: {asked.question}".rstrip(": "))
     if design == "grid":
         found = effects(frame, asked.metrics, common=asked.seeds == "common")
         for metric in asked.metrics:
@@ -120,6 +132,9 @@ def _sweep_tables(study: "Study", store: "Store") -> int:
             )
             if len(rows) > _SHOWN:
                 print(f"… and {len(rows) - _SHOWN} points more, in {store.folder}")
+        if frame["replication"].nunique() > 1:
+            paired = "differences are paired" if asked.seeds == "common" else "seeds are independent: nothing is paired"
+            print(f"\n+/- is half of a {LEVEL:.0%} interval; {paired}")
     else:
         print(f"\nrank correlation of factor and metric over {len(points)} points")
         seen = trends(frame, asked.metrics, factors)
@@ -129,7 +144,7 @@ def _sweep_tables(study: "Study", store: "Store") -> int:
     _failures(frame)
     if frame["replication"].nunique() == 1:
         print("\none replication: nothing can be said of how far its figures are from the mean")
-    print(f"\n{store.folder}: {len(points)} points, {len(frame)} runs")
+    print(f"\n{store.folder}: {len(points)} points, {len(frame)} runs, report.html")
     return 0
 
 
@@ -155,7 +170,112 @@ def _failures(frame: "pd.DataFrame") -> None:
         )
 
 
-_TABLES: dict[str, Callable[["Study", "Store"], int]] = {"sweep": _sweep_tables}
+def _sensitivity(study: "Study", store: "Store", workers: "Executor", told: Callable[[int, int], None]) -> int:
+    from lattice_sim.study.sensitivity import sensitivity
+
+    sensitivity(study, store, workers, told)
+    return 0
+
+
+_NOISE = {"morris": "it adds to mu_star and sigma", "sobol": "it takes from first and adds to total"}
+
+
+def _sensitivity_tables(study: "Study", store: "Store") -> int:
+    import pandas as pd
+
+    from lattice_sim.study.document import Sensitivity
+    from lattice_sim.study.sensitivity import RANKED_BY
+
+    assert isinstance(study.asked, Sensitivity)
+    table, noise = pd.read_parquet(store.folder / "indices.parquet"), store.manifest["noise"]
+    names, ranked = list(dict.fromkeys(table["index"])), RANKED_BY[study.asked.method]
+    for metric, verdict in store.manifest["verdicts"].items():
+        print(f"\n{verdict}")
+        mine = table[table["metric"] == metric]
+        if not mine["value"].any():
+            continue
+        last = mine[mine["samples"] == mine["samples"].max()]
+        earlier = mine[(mine["samples"] < mine["samples"].max()) & (mine["index"] == ranked)]
+        _print(
+            ["factor", *names, *(f"{ranked} of {count:,}" for count in earlier["samples"].unique())],
+            [
+                [
+                    str(factor),
+                    *(_index(row) for _, row in last[last["factor"] == factor].iterrows()),
+                    *(_index(row) for _, row in earlier[earlier["factor"] == factor].iterrows()),
+                ]
+                for factor in last["factor"].unique()
+            ],
+        )
+        if noise[metric] is not None:
+            print(f"noise: {noise[metric]:.1%} of the variance between points; {_NOISE[study.asked.method]}")
+    _failures(store.frame())
+    if store.frame()["replication"].nunique() == 1:
+        print("\none replication: nothing can be said of the noise in the indices")
+    print(f"\n{store.folder}: {len(store.manifest['points'])} points, {len(store.frame())} runs, report.html")
+    return 0
+
+
+def _index(row: Any) -> str:
+    half = row["half_width"]
+    return f"{_number(row['value'])} ± {_number(half)}" if half == half else _number(row["value"])
+
+
+def _tune(study: "Study", store: "Store", workers: "Executor", told: Callable[[int, int], None]) -> int:
+    from lattice_sim.study.tune import tune
+
+    tune(study, store, workers, told)
+    return 0
+
+
+def _tune_tables(study: "Study", store: "Store") -> int:
+    import pandas as pd
+
+    from lattice_sim.study.document import Tune
+    from lattice_sim.study.search import DEFAULTS
+
+    asked = study.asked
+    assert isinstance(asked, Tune)
+    trials = pd.read_parquet(store.folder / "trials.parquet")
+    counts = ", ".join(f"{count} {status}" for status, count in trials["status"].value_counts().items())
+    print(f"\n{len(trials)} trials: {counts}; the front, and the defaults:")
+    shown = trials[trials["on_front"] | (trials["trial"] == DEFAULTS)].sort_values(asked.objectives[0].metric)
+    columns = [*asked.factors, *asked.recorded]
+    named = [_named(row) for _, row in shown.iterrows()]
+    cells = [
+        [str(row["trial"]), *(_cell(row[c]) for c in columns), n] for n, (_, row) in zip(named, shown.iterrows(), strict=True)
+    ]
+    _print(["trial", *columns, ""], cells)
+    if not trials["on_front"].any():
+        broken = trials[trials["status"] == "broken"].sort_values("violation")
+        nearest = f"; the nearest is trial {broken.iloc[0]['trial']}, {broken.iloc[0]['reason']}" if len(broken) else ""
+        print(f"\n{store.folder}: no trial keeps every constraint{nearest}", file=sys.stderr)
+        return 1
+    if trials.loc[trials["chosen"], "trial"].iloc[0] == DEFAULTS:
+        print("\nthe defaults are chosen: nothing is held against them")
+    else:
+        judged = pd.read_parquet(store.folder / "held_out.parquet")
+        print("\ntuned against defaults, by seeds that the search has not seen; 95 % intervals of paired differences")
+        heads = ["objective", "scenario", "defaults", "tuned", "difference", "half_width", "p", "n", "verdict"]
+        cells = [[_cell(row[head]) for head in heads] for _, row in judged.iterrows()]
+        _print([{"half_width": "+/-", "p": "p (Holm)"}.get(head, head) for head in heads], cells)
+    print(f"\n{store.folder}: {len(store.frame())} runs, tuned.yaml, pareto.svg, report.html")
+    return 0
+
+
+def _named(row: Any) -> str:
+    return ", ".join(word for word, of in (("defaults", row["trial"] == 0), ("chosen", row["chosen"])) if of)
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else "-" if value != value else _number(float(value))
+
+
+_TABLES: dict[str, Callable[["Study", "Store"], int]] = {
+    "sweep": _sweep_tables,
+    "sensitivity": _sensitivity_tables,
+    "tune": _tune_tables,
+}
 
 
 def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -64,6 +64,7 @@ class User(mesa.Agent):
         self.key = entry.key
         self._asked_in: int | None = None
         self._topped_up_nlai = 0
+        self._acts = bool(entry.population.budget.top_up_nlai) or entry.population.budget.withdraw_above_nlai is not None
 
     def save(self) -> tuple[int | None, int]:
         """What it remembers, for `load`."""
@@ -75,6 +76,8 @@ class User(mesa.Agent):
 
     def propose(self, view: View) -> Iterable[Action]:
         """A top-up when less than one is left; a withdrawal of what is too much, and its payment when it has thawed."""
+        if not self._acts:
+            return
         budget, account = self.entry.population.budget, self.entry.account
         held = view.accounts[account]
         free_nlai = int(held["free_nlai"])

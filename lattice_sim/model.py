@@ -1,5 +1,6 @@
 """The network as a Mesa model: agents decide, an engine serves, the chain settles, metrics observe."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -9,9 +10,10 @@ import mesa
 from lattice_core import census, invariants
 from lattice_core.chain.backends import chain_of
 from lattice_core.chain.bridge import Bridge
-from lattice_core.chain.port import Reverted
+from lattice_core.chain.port import Chain, Reverted
 from lattice_core.config import Config, ConfigError, parse, revise
 from lattice_core.events import CloseEpoch, Event, Submit
+from lattice_core.founding import founding as facts
 from lattice_core.merit import Merits
 from lattice_core.nexus import Nexus, Sink
 from lattice_core.records import TABLES, Records
@@ -22,6 +24,7 @@ from lattice_core.streams import AGENTS, bits
 from lattice_sim.agents import Action, Claim, Operator, RequestWithdrawal, TopUp, User, View, Withdraw
 from lattice_sim.checkpoint import Checkpoint
 from lattice_sim.engine import Engine, engine_of
+from lattice_sim.founding import Founding
 
 
 class LatticeModel(mesa.Model):
@@ -36,12 +39,14 @@ class LatticeModel(mesa.Model):
         rng: int | None = None,
         journal: Sink | None = None,
         decisions: Sink | None = None,
+        founding: Founding | None = None,
         **changes: object,
     ) -> None:
         """A network at t = 0: deployed, registered, funded and bonded.
 
         `config` is a Config or a YAML file, `rng` replaces its seed, and `changes` other values by dotted path, as in
-        `LatticeModel("baseline.yaml", rng=7, **{"routing.policy": "random"})`. Raises ConfigError, and TraceError for a trace.
+        `LatticeModel("baseline.yaml", rng=7, **{"routing.policy": "random"})`. It is founded anew unless there is a `founding`
+        of such a config already. Raises ConfigError, and TraceError for a trace.
         """
         if not isinstance(config, Config):
             path = Path(config)
@@ -50,12 +55,17 @@ class LatticeModel(mesa.Model):
             changes["seed"] = int(rng)
         if changes:
             config = revise(config, changes)
-        self._assemble(config, Nexus(config, journal, decisions))
-        self.bridge = Bridge(self.chain, config)
-        self._tell(self.bridge.open(config, 0))
-        self.records.begin(self.bridge.drain())
+        self._assemble(config, Nexus(config, journal, decisions), founding.chain if founding else chain_of(config))
+        if founding is None:
+            self.bridge = Bridge(self.chain, config)
+            self._tell(self.bridge.open(config, 0))
+            self.records.begin(self.bridge.drain())
+        else:
+            self.bridge = founding.begin(config)
+            self._tell(facts(config))
+            self.records.begin(founding.operations)
 
-    def _assemble(self, config: Config, nexus: Nexus) -> None:
+    def _assemble(self, config: Config, nexus: Nexus, chain: Chain) -> None:
         """Everything that the config tells; the bridge is still to come."""
         super().__init__(rng=config.seed)
         self.config = config
@@ -65,11 +75,13 @@ class LatticeModel(mesa.Model):
         """Where another config took over: (epochs done, hash of the config before)."""
         self.bonus_nlai = 0
         """What the last settlement paid as a bonus."""
+        self.latest: dict[str, int | None] = {}
+        """The last epoch's row of the table `epochs`."""
         self.merits = Merits(Exponents())
         self.records = Records(config)
         self.nexus = nexus
         self.engine: Engine = engine_of(config, nexus, self.records)
-        self.chain = chain_of(config)
+        self.chain = chain
         for user in census.users(config):
             User(self, user)
         for node in self.engine.nodes:
@@ -113,7 +125,7 @@ class LatticeModel(mesa.Model):
         nexus = Nexus.restore(before, state["kernel"])
         nexus.revise(config)
         model = cls.__new__(cls)
-        model._assemble(config, nexus)
+        model._assemble(config, nexus, chain_of(config))
         model.engine.load(state["engine"])
         model.records.load(state["records"])
         model.chain.load(state["chain"])
@@ -157,8 +169,9 @@ class LatticeModel(mesa.Model):
         accounts, nodes = self.nexus.table("accounts"), self.nexus.table("nodes")
         locked_epochs = 2 * self.config.chain.grace_epochs + self.config.chain.collection_epochs + 1
         view = View(self.epoch, self.t_ns, locked_epochs, accounts[accounts["known"] == 1], nodes[nodes["key"] != 0])
-        agents = sorted(self.agents, key=lambda agent: (bits(self.config.seed, AGENTS, agent.key, self.epoch), agent.key))
-        self.perform([action for agent in agents for action in agent.propose(view)])
+        proposed = [(agent.key, actions) for agent in self.agents if (actions := list(agent.propose(view)))]
+        proposed.sort(key=lambda one: (bits(self.config.seed, AGENTS, one[0], self.epoch), one[0]))
+        self.perform([action for _, actions in proposed for action in actions])
 
     def perform(self, actions: list[Action]) -> None:
         """Send the actions to the chain and tell the kernel what came of them."""
@@ -202,7 +215,7 @@ class LatticeModel(mesa.Model):
         for submission in submissions:
             self.engine.tell(self.bridge.failed(submission.batch, self.t_ns))
 
-    def _tell(self, facts: list[Event]) -> None:
+    def _tell(self, facts: Iterable[Event]) -> None:
         for fact in facts:
             self.engine.tell(fact)
 
@@ -212,10 +225,11 @@ class LatticeModel(mesa.Model):
         invariants.check(self.nexus)
         operations, busy_ns = self.bridge.drain(), self.engine.busy_ns()
         self.records.observe(self.epoch, self.t_ns, self.nexus, operations, settled, busy_ns, self.bonus_nlai)
+        self.latest = {name: values[-1] for name, values in self.records.columns("epochs").items()}
         self.datacollector.collect(self)
 
 
 def _latest(model: LatticeModel, column: str) -> int | None:
     """A column of the last epoch's row, for Mesa."""
-    value: int | None = model.records.columns("epochs")[column][-1]
+    value: int | None = model.latest[column]
     return value

@@ -59,12 +59,12 @@ class _Time(NamedTuple):
     ns: int
 
 
-def svg(draw: Callable[[Run, Figure], None], run: Run, height: float) -> bytes:
-    """A picture of `run`, 9 by `height` inches, as a self-contained SVG."""
+def svg[Of](draw: Callable[[Of, Figure], None], of: Of, height: float) -> bytes:
+    """A picture of a run or of a study, 9 by `height` inches, as a self-contained SVG."""
     file = BytesIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, height), layout="constrained")
-        draw(run, figure)
+        draw(of, figure)
         for axes in figure.axes:
             if not axes.has_data():
                 axes.set(xticks=[], yticks=[])

@@ -1,10 +1,7 @@
 """A run's report: one self-contained page, pictures first, then tables."""
 
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
-from importlib.resources import files
-from string import Template
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -12,6 +9,7 @@ from matplotlib.figure import Figure
 from lattice_core.records import SETUP
 from lattice_core.units import DAY_NS, HOUR_NS, MINUTE_NS, NANO
 from lattice_sim import metrics, pictures
+from lattice_sim.page import figure, number, page, percent, table
 from lattice_sim.rundir import COMPLETE, Run
 
 
@@ -25,39 +23,36 @@ class _Picture(NamedTuple):
 def report(run: Run) -> str:
     """The page. Nothing in it depends on the machine's clock or on how long the run took."""
     summary = run.summary()
-    page = Template(files("lattice_sim").joinpath("report.html").read_text("utf-8"))
-    return page.substitute(
-        name=escape(run.manifest["name"]),
-        subtitle=_subtitle(run),
-        stopped=_stopped(run),
-        pictures="\n".join(_figure(number, picture, run, summary) for number, picture in enumerate(_PICTURES, 1)),
-        tables="\n".join(_tables(run, summary)),
+    figures = (
+        figure(place, picture.title, pictures.svg(picture.draw, run, picture.height), picture.caption(run, summary))
+        for place, picture in enumerate(_PICTURES, 1)
     )
+    return page(run.manifest["name"], _subtitle(run), _stopped(run), figures, _tables(run, summary))
 
 
 def key_figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The metrics that one looks at first, as (name, value) for people."""
 
     def seconds(name: str) -> str:
-        quantiles = " / ".join(_number(summary[f"{name}_p{percent}_s"]) for percent in metrics.QUANTILES)
-        return f"{quantiles} s ± {_percent(error)}" if error else f"{quantiles} s"
+        quantiles = " / ".join(number(summary[f"{name}_p{of}_s"]) for of in metrics.QUANTILES)
+        return f"{quantiles} s ± {percent(error)}" if error else f"{quantiles} s"
 
     error = summary["quantile_error"]
     return [
         ("requests arrived", f"{summary['arrived']:,}"),
-        ("completed", f"{summary['completed']:,} ({_percent(summary['completed_share'])})"),
-        ("failed", f"{summary['failed']:,} ({_percent(summary['failed_share'])})"),
-        ("rejected", f"{summary['rejected']:,} ({_percent(summary['rejected_share'])})"),
+        ("completed", f"{summary['completed']:,} ({percent(summary['completed_share'])})"),
+        ("failed", f"{summary['failed']:,} ({percent(summary['failed_share'])})"),
+        ("rejected", f"{summary['rejected']:,} ({percent(summary['rejected_share'])})"),
         ("in flight at the end", f"{summary['in_flight']:,}"),
         ("first token, p50 / p95 / p99", seconds("ttft")),
         ("whole answer, p50 / p95 / p99", seconds("latency")),
-        ("output tokens per second", _number(summary["output_tok_per_s"])),
-        ("slots busy, of those on offer", _percent(summary["utilisation"])),
-        ("probes answered", _percent(summary["uptime"])),
-        ("fees settled", f"{_number(summary['settled_nlai'] / NANO)} LAI"),
-        ("Gini of revenue per node", _number(summary["revenue_gini"])),
-        ("gas per user in a settlement", _number(summary["gas_per_user"])),
-        ("requests in flight, mean", _number(summary["mean_in_flight"])),
+        ("output tokens per second", number(summary["output_tok_per_s"])),
+        ("slots busy, of those on offer", percent(summary["utilisation"])),
+        ("probes answered", percent(summary["uptime"])),
+        ("fees settled", f"{number(summary['settled_nlai'] / NANO)} LAI"),
+        ("Gini of revenue per node", number(summary["revenue_gini"])),
+        ("gas per user in a settlement", number(summary["gas_per_user"])),
+        ("requests in flight, mean", number(summary["mean_in_flight"])),
     ]
 
 
@@ -82,14 +77,6 @@ def _stopped(run: Run) -> str:
     return f'<p class="stopped">This run was {run.status} after {len(run.epochs):,} of {planned:,} epochs{reason}.</p>'
 
 
-def _figure(number: int, picture: _Picture, run: Run, summary: dict[str, Any]) -> str:
-    data = b64encode(pictures.svg(picture.draw, run, picture.height)).decode()
-    return (
-        f'<figure><img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}">\n'
-        f"<figcaption><strong>{number}. {escape(picture.title)}.</strong> {picture.caption(run, summary)}</figcaption></figure>"
-    )
-
-
 def _load_caption(run: Run, summary: dict[str, Any]) -> str:
     return (
         "Requests as they arrive, the slots that nodes have and use, and how long users wait: where busy slots come near those "
@@ -100,8 +87,8 @@ def _load_caption(run: Run, summary: dict[str, Any]) -> str:
 def _revenue_caption(run: Run, summary: dict[str, Any]) -> str:
     return (
         "What the chain settled for each node, before the split. The further the curve hangs below the diagonal, the less "
-        f"equal is the revenue; Gini {_number(summary['revenue_gini'])}. n = {run.nodes['node'].nunique():,} nodes, "
-        f"{_number(summary['settled_nlai'] / NANO)} LAI."
+        f"equal is the revenue; Gini {number(summary['revenue_gini'])}. n = {run.nodes['node'].nunique():,} nodes, "
+        f"{number(summary['settled_nlai'] / NANO)} LAI."
     )
 
 
@@ -117,8 +104,8 @@ def _reputation_caption(run: Run, summary: dict[str, Any]) -> str:
 def _fees_caption(run: Run, summary: dict[str, Any]) -> str:
     return (
         f"Each settled fee is cut for burn, treasury, auditors and delegators in this order, and the operator keeps the rest. "
-        f"{_percent(summary['faucet_share'])} was paid from faucet credit. n = {len(run.epochs):,} epochs, "
-        f"{_number(summary['settled_nlai'] / NANO)} LAI."
+        f"{percent(summary['faucet_share'])} was paid from faucet credit. n = {len(run.epochs):,} epochs, "
+        f"{number(summary['settled_nlai'] / NANO)} LAI."
     )
 
 
@@ -154,10 +141,10 @@ _PICTURES = (
 
 
 def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
-    yield _table("In figures", ("metric", "value"), key_figures(summary))
+    yield table("In figures", ("metric", "value"), key_figures(summary))
     every = run.manifest["requests"]["every"]
     of = f", of every {every}th" if every > 1 else ""
-    yield _table(
+    yield table(
         "Users by population",
         (
             "population",
@@ -173,15 +160,15 @@ def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
                 str(name),
                 f"{len(users):,}",
                 f"{users['arrived'].sum():,}",
-                _percent(_share(users["completed"].sum(), users["arrived"].sum())),
+                percent(_share(users["completed"].sum(), users["arrived"].sum())),
                 _pair(metrics.ttft_ns(run.requests[run.requests["population"] == name])),
                 _pair(metrics.latency_ns(run.requests[run.requests["population"] == name])),
-                _number(users[[*metrics.CHARGED]].to_numpy().sum() / NANO),
+                number(users[[*metrics.CHARGED]].to_numpy().sum() / NANO),
             )
             for name, users in run.users.groupby("population")
         ],
     )
-    yield _table(
+    yield table(
         "Nodes by population",
         ("population", "nodes", "answers", "lost", "probes answered", "revenue, LAI", "per node", "reliability", "quality"),
         [
@@ -190,17 +177,17 @@ def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
                 f"{rows['node'].nunique():,}",
                 f"{rows['legs_done'].sum():,}",
                 f"{rows['legs_lost'].sum():,}",
-                _percent(_share(rows["probes_ok"].sum(), rows["probes"].sum())),
-                _number(metrics.revenue_nlai(rows).sum() / NANO),
-                _number(metrics.revenue_nlai(rows).mean() / NANO),
-                _number(rows.loc[rows["epoch"] == rows["epoch"].max(), "reliability"].mean()),
-                _number(rows.loc[rows["epoch"] == rows["epoch"].max(), "quality"].mean()),
+                percent(_share(rows["probes_ok"].sum(), rows["probes"].sum())),
+                number(metrics.revenue_nlai(rows).sum() / NANO),
+                number(metrics.revenue_nlai(rows).mean() / NANO),
+                number(rows.loc[rows["epoch"] == rows["epoch"].max(), "reliability"].mean()),
+                number(rows.loc[rows["epoch"] == rows["epoch"].max(), "quality"].mean()),
             )
             for name, rows in run.nodes.groupby("population")
         ],
     )
     measured = run.gas_measured.groupby("operation")["gas_used"].sum()
-    yield _table(
+    yield table(
         "Transactions",
         ("operation", "sent", "reverted", "entries", "gas", "gas each", *(("measured",) if len(measured) else ())),
         [
@@ -209,24 +196,16 @@ def _tables(run: Run, summary: dict[str, Any]) -> Iterable[str]:
                 f"{len(rows):,}",
                 f"{(rows['status'] == 'reverted').sum():,}",
                 f"{rows['entries'].sum():,}",
-                _number(rows["gas"].sum()),
-                _number(rows["gas"].mean()),
-                *((_number(measured.get(name)),) if len(measured) else ()),
+                number(rows["gas"].sum()),
+                number(rows["gas"].mean()),
+                *((number(measured.get(name)),) if len(measured) else ()),
             )
             for name, rows in run.transactions.groupby("operation")
         ],
     )
     hashes = ("config_sha256", "rules_sha256", "contracts_sha256", "digest")
     rows = [(name.replace("_", " "), f"<code>{run.manifest[name]}</code>") for name in hashes]
-    yield _table("What ran", ("", ""), rows, marked_up=True)
-
-
-def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], marked_up: bool = False) -> str:
-    body = "".join(
-        f"<tr>{''.join(f'<td>{cell if marked_up else escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows
-    )  # fmt: skip
-    head = f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>" if any(heads) else ""
-    return f'<h2>{escape(title)}</h2>\n<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody></table></div>'
+    yield table("What ran", ("", ""), rows, marked_up=True)
 
 
 def _sampled(run: Run, where: str = "") -> str:
@@ -236,22 +215,11 @@ def _sampled(run: Run, where: str = "") -> str:
 
 def _pair(values_ns: Any) -> str:
     median, high = (metrics.quantile(values_ns, percent) for percent in (50, 95))
-    return "–" if median is None or high is None else f"{_number(median / NANO)} / {_number(high / NANO)}"
+    return "–" if median is None or high is None else f"{number(median / NANO)} / {number(high / NANO)}"
 
 
 def _share(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None or share != share else f"{share:.2%}"
-
-
-def _number(value: float | None) -> str:
-    """Four significant digits, and no exponent where one can do without."""
-    if value is None or value != value:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _duration(ns: int) -> str:

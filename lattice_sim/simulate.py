@@ -10,6 +10,7 @@ from lattice_core.records import Records
 from lattice_sim import networks
 from lattice_sim.checkpoint import CHECKPOINT, Checkpoint
 from lattice_sim.engine import StuckError
+from lattice_sim.founding import Founding
 from lattice_sim.model import LatticeModel
 from lattice_sim.rundir import COMPLETE, FAILED, INTERRUPTED, Draft, Journal, Run
 
@@ -21,6 +22,7 @@ def run(
     out: str | Path | None = None,
     force: bool = False,
     journal: bool = False,
+    founding: Founding | None = None,
     keep_every: int = 0,
     on_epoch: Callable[[LatticeModel], object] = lambda model: None,
     clock: Callable[[], float] = lambda: 0.0,
@@ -29,7 +31,8 @@ def run(
     """Simulate a network to its end and return what it left; with `out`, write the run directory too.
 
     `config` is a Config, a YAML file or the name of a shipped network, `changes` other values by dotted path. With `journal`,
-    `out` also holds every input event and decision, and the reference engine serves. `on_epoch` sees the model after each
+    `out` also holds every input event and decision, and the reference engine serves. `founding` is the network at t = 0, if it
+    has been founded already. `on_epoch` sees the model after each
     epoch; `clock`, such as `time.perf_counter`, gives the manifest's `timings`; `stoppable` is entered while Ctrl-C may stop
     the simulation.
 
@@ -47,7 +50,7 @@ def run(
     with Draft(out, force=force) if out is not None else nullcontext() as draft:
         keeper = _Keeper(draft, keep_every)
         with Journal(draft.path) if draft and journal else nullcontext() as lines:
-            done = _simulate(config, None, lines, keeper, on_epoch, clock, stoppable or nullcontext())
+            done = _simulate(config, None, founding, lines, keeper, on_epoch, clock, stoppable or nullcontext())
         return _published(done, draft, keeper)
 
 
@@ -70,7 +73,7 @@ def resume(
     model = LatticeModel.resume(checkpoint, **dict(changes or {}))
     with Draft(out, force=force) if out is not None else nullcontext() as draft:
         keeper = _Keeper(draft, keep_every)
-        done = _simulate(model.config, model, None, keeper, on_epoch, clock, stoppable or nullcontext())
+        done = _simulate(model.config, model, None, None, keeper, on_epoch, clock, stoppable or nullcontext())
         return _published(done, draft, keeper)
 
 
@@ -99,6 +102,7 @@ class _Keeper:
 def _simulate(
     config: Config,
     model: LatticeModel | None,
+    founding: Founding | None,
     journal: Journal | None,
     keeper: _Keeper,
     on_epoch: Callable[[LatticeModel], object],
@@ -112,7 +116,7 @@ def _simulate(
         with stoppable:
             if model is None:
                 sinks = (journal.event, journal.decision) if journal else (None, None)
-                model = LatticeModel(config, journal=sinks[0], decisions=sinks[1])
+                model = LatticeModel(config, journal=sinks[0], decisions=sinks[1], founding=founding)
             ready = clock()
             keeper.see(model)
             while model.running:

@@ -1,5 +1,6 @@
 """Keys that sign for people, nodes and Nexuses: secp256k1, as the EVM's ecrecover reads it."""
 
+from functools import lru_cache
 from hashlib import blake2b
 
 from coincurve import PrivateKey, PublicKey
@@ -49,6 +50,16 @@ def key_of(entity_key: int, secret: bytes = b"") -> Key:
 
     Without a secret everyone can derive it: such a key is fit for a simulated chain, and no other.
     """
+    return _derived(entity_key, secret) if secret else _simulated(entity_key)
+
+
+@lru_cache(maxsize=2**14)
+def _simulated(entity_key: int) -> Key:
+    """Kept, as a process that founds many networks needs the same ones again: none of them is secret."""
+    return _derived(entity_key, b"")
+
+
+def _derived(entity_key: int, secret: bytes) -> Key:
     digest = blake2b(entity_key.to_bytes(8), digest_size=32, key=secret, person=b"lattice.key").digest()
     return Key(digest, simulated=not secret)
 

@@ -37,7 +37,7 @@ def parse(
     data = load(text, source)
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: must be a mapping with the keys {', '.join(schema()['properties'])}, not {show(data)}")
-    _anchor_paths(data, base)
+    anchor_paths(data, base)
     changes = []
     for override in overrides:
         path, equals, value = override.partition("=")
@@ -144,7 +144,7 @@ def _within(line: str, paths: Sequence[str]) -> bool:
     return any(key == path or key.startswith(f"{path}.") for path in paths)
 
 
-def _anchor_paths(data: dict[str, Any], base: str) -> None:
+def anchor_paths(data: dict[str, Any], base: str) -> None:
     """Make the files that the text names relative to the current folder instead of `base`."""
     users, models = data.get("users"), data.get("models")
     for population in users if isinstance(users, list) else []:

@@ -41,14 +41,14 @@ def latin_hypercube(dimensions: int, number: int, seed: int) -> NDArray[np.float
     """[number, dimensions] of [0, 1), each column with one value in every nth part (McKay, Beckman & Conover 1979)."""
     from scipy.stats import qmc
 
-    return qmc.LatinHypercube(dimensions, rng=np.random.default_rng(seed)).random(number)
+    return qmc.LatinHypercube(dimensions, rng=seed).random(number)
 
 
 def sobol(dimensions: int, number: int, seed: int) -> NDArray[np.float64]:
     """[number, dimensions] of [0, 1): the start of a Sobol sequence, scrambled (Owen 1998)."""
     from scipy.stats import qmc
 
-    sequence = qmc.Sobol(dimensions, rng=np.random.default_rng(seed))
+    sequence = qmc.Sobol(dimensions, rng=seed)
     whole = sequence.random_base2(max(0, number - 1).bit_length())
     return whole[:number]
 

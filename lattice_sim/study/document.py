@@ -8,7 +8,7 @@ sweep:
   set: {sim.epochs: 6}                       # changes of every point, as `--set` takes them
   factors:
     routing.weights.price: [0.5, 1, 2]       # levels,
-    users.chat.count: {from: 1500, to: 2500, whole: true}   # or a range
+    users.chat.count: {from: 1500, to: 2500} # or a range
   design: grid
   replications: 8
   metrics: [ttft_p95_s, revenue_gini]
@@ -53,8 +53,8 @@ class Range(Section):
     high: Annotated[float, Field(alias="to")]
     scale: Literal["linear", "log"] = "linear"
     """Whether equal steps add or multiply."""
-    whole: bool = False
-    """Whether values are whole numbers."""
+    whole: bool | None = None
+    """Whether values are whole numbers; null where the network takes no others."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -316,6 +316,8 @@ class Tune(Question):
             names = [scenario.name for scenario in scenarios]
             if len(set(names)) < len(names):
                 raise ValueError(f"{key}: must have a name each, not {', '.join(names)}")
+            if "all" in names:
+                raise ValueError(f"{key}: must not be named all, which stands for the mean over them")
             for scenario in scenarios:
                 if both := [path for path in scenario.set if path in self.factors or path in ("seed", "sim.epochs")]:
                     raise ValueError(f"{key}: {scenario.name}: must not set {both[0]}, which the study does")
@@ -378,12 +380,16 @@ def read_study(path: str | Path, kind: str, overrides: Sequence[str] = ()) -> St
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: must be KEY=VALUE, such as replications=2")
-        assign(data[kind], key, load(value, f"--set {key}"))
+        section, dot, at = key.partition(".")
+        if dot and section in ("set", "factors"):  # whose own keys have dots
+            assign(data[kind], section, (data[kind].get(section) or {}) | {at: load(value, f"--set {key}")})
+        else:
+            assign(data[kind], key, load(value, f"--set {key}"))
     try:
         asked = KINDS[kind].model_validate(data[kind])
     except ValidationError as error:
         raise ConfigError(f"{source}: {kind}: {_line(error, data[kind], KINDS[kind])}") from error
-    study = Study(kind, asked, _base(asked, Path(path), source, kind), source)
+    study = Study(kind, *_founded(asked, Path(path), source, kind), source)
     _check_metrics(study)
     return study
 
@@ -422,22 +428,46 @@ def base_file(asked: Question, source: str | Path) -> Path:
     return networks.find(beside if beside.is_file() else asked.base)
 
 
-def _base(asked: Question, path: Path, source: str, kind: str) -> Config:
-    """The network, of which every factor is a key."""
+def _founded(asked: Question, path: Path, source: str, kind: str) -> tuple[Question, Config]:
+    """What is asked, and the network, of which every factor is a key."""
     base = networks.read(base_file(asked, path))
-    networks.check(base, asked.base)
     try:
         config = revise(base, asked.set)
-        for name, factor in asked.factors.items():
-            values = [factor.low, factor.high] if isinstance(factor, Range) else factor
-            for value in values:
-                revise(config, {name: round(value) if isinstance(factor, Range) and factor.whole else value})
+        networks.check(config, asked.base)
+        if config.chain.backend == "rpc":
+            raise ConfigError("chain.backend: must be py-evm or revm, of which each run has its own, not rpc")
+        factors = {path: _checked(config, path, factor) for path, factor in asked.factors.items()}
     except ConfigError as error:
         lines = (line.removeprefix("--set").lstrip(": ") for line in str(error).splitlines())
         raise ConfigError("\n".join(f"{source}: {kind}: {line}" for line in lines)) from error
     if isinstance(asked, Tune):
         _check_tune(asked, base, config, f"{source}: {kind}")
-    return config
+    return asked.model_copy(update={"factors": factors}), config
+
+
+def _checked(config: Config, path: str, factor: Factor) -> Factor:
+    """The factor, of which the config takes every level, or both ends; of a range it is known then whether it is whole."""
+    if not isinstance(factor, Range):
+        for level in factor:
+            changed = revise(config, {path: level})
+            if _named(changed) != _named(config):
+                networks.check(changed, path)
+        return factor
+    whole = factor.whole
+    if whole is None:
+        try:
+            revise(config, {path: factor.low})
+            whole = False
+        except ConfigError:
+            whole = True
+    for end in (factor.low, factor.high):
+        revise(config, {path: round(end) if whole else end})
+    return factor.model_copy(update={"whole": whole})
+
+
+def _named(config: Config) -> tuple[str | None, ...]:
+    """What a config only names: its policy and its traces."""
+    return config.routing.policy, *(users.workload.trace for users in config.users)
 
 
 def _check_tune(asked: Tune, base: Config, config: Config, where: str) -> None:

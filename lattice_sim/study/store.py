@@ -54,9 +54,10 @@ class Store:
             return cls._new(folder, manifest)
         there = describe(folder)
         if fresh:
-            old = _aside(folder)
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
+            if _aside(folder).exists():  # then what is here was to replace it, and was not finished
+                shutil.rmtree(folder)
+            else:
+                folder.rename(_aside(folder))
             return cls._new(folder, manifest)
         differing = [key for key in manifest if key not in _NOT_ASKED and manifest[key] != there.get(key)]
         if differing:

@@ -1,11 +1,13 @@
 """The sweep: each point of a design, replicated; then intervals, and differences to the first point."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pandas as pd
 
+from lattice_core.config import ConfigError, revise
 from lattice_sim.study import design
 from lattice_sim.study.document import Point, Question, Study, Sweep, Until
 from lattice_sim.study.executors import Executor
@@ -21,9 +23,16 @@ _KEEP_EVERY = 8
 
 
 def points_of(study: Study) -> list[Point]:
-    """The points of a sweep."""
+    """The points of a sweep. Raises ConfigError for one that makes no network."""
     assert isinstance(study.asked, Sweep)
-    return design.points(study.asked, study.base.seed)
+    points = design.points(study.asked, study.base.seed)
+    for point in points:
+        try:
+            revise(study.base, point)
+        except ConfigError as error:
+            line = str(error).splitlines()[0].removeprefix("--set").lstrip(": ")
+            raise ConfigError(f"{study.source}: {study.kind}: the point {json.dumps(point)}: {line}") from error
+    return points
 
 
 def runs_of(asked: Sweep) -> int:
@@ -114,6 +123,7 @@ def _rounds(asked: Sweep, store: Store, points: int) -> Iterator[int]:
     while True:
         yield replications
         frame = store.frame()
+        frame = frame[frame["replication"] < replications]  # one that goes on may have more of some points already
         needed = 0
         for point in range(points):
             values = frame.loc[frame["point"] == point, until.metric].dropna().tolist()

@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lattice_core.chain.port import Refused, Reverted
 from lattice_core.config import Config, ConfigError, revise
 from lattice_core.records import Records
 from lattice_core.streams import entity_key
+from lattice_sim.founding import Founding, Foundings
 from lattice_sim.rundir import COMPLETE, INTERRUPTED, Run
 from lattice_sim.simulate import run
+
+_FOUNDINGS = Foundings()
+"""Of the last replications in this process. Which they were changes no result: a founding is the same whoever used it."""
 
 type Row = dict[str, Any]
 """`status`, `reason` and a number, or None, for each metric."""
@@ -32,7 +37,8 @@ class Task(NamedTuple):
 def replicate(plan: Plan, task: Task) -> Row:
     """Make a replication. A point that the config refuses fails, and says why; Ctrl-C raises KeyboardInterrupt."""
     try:
-        done = run(revise(plan.base, {**task.changes, "seed": task.seed}))
+        config = revise(plan.base, {**task.changes, "seed": task.seed})
+        done = run(config, founding=_founding(config))
     except ConfigError as error:
         return {"status": "refused", "reason": str(error), **dict.fromkeys(plan.metrics)}
     if done.status == INTERRUPTED:
@@ -43,6 +49,14 @@ def replicate(plan: Plan, task: Task) -> Row:
         "reason": done.manifest["reason"],
         **{metric: summary.get(metric) for metric in plan.metrics},
     }
+
+
+def _founding(config: Config) -> Founding | None:
+    """The network at t = 0, as an earlier replication in this process found it; None if a run must say why there is none."""
+    try:
+        return _FOUNDINGS.of(config)
+    except (Reverted, Refused):
+        return None
 
 
 def seed_of(base_seed: int, replication: int, point: int | None = None) -> int:

@@ -8,7 +8,7 @@ import pytest
 from lattice_cli.main import main
 from lattice_core.config import ConfigError
 from lattice_sim.study.document import read_study
-from tests.study.asked import study, written
+from tests.study.asked import SMALL, study, written
 
 PRICE = "routing.weights.price"
 MANY = {f"routing.weights.{name}": [n / 10 for n in range(1, 101)] for name in ("price", "latency", "quality")}
@@ -32,6 +32,9 @@ MANY = {f"routing.weights.{name}": [n / 10 for n in range(1, 101)] for name in (
         ({"replications": "many"}, ["replications", "a number, or {until: {metric, half_width}, most: N}", '"many"']),
         ({"replications": {"until": {"metric": "gas", "half_width": 1}}}, ["until.metric", "must be one of metrics", "gas"]),
         ({"set": {"sim.epoch": 1}}, ["sim.epoch", "did you mean epochs"]),
+        ({"set": {"chain.backend": "rpc"}}, ["chain.backend", "py-evm or revm", "rpc"]),
+        ({"set": {"routing.policy": "mine:absent"}}, ["routing.policy", "mine:absent"]),
+        ({"factors": {"routing.policy": ["random", "mine:absent"]}}, ["routing.policy", "mine:absent"]),
         ({"base": "nowhere.yaml"}, ["nowhere.yaml", "does not exist"]),
         ({"desing": "grid"}, ["desing", "unknown key", "design"]),
         ({"name": None}, ["name", "missing"]),
@@ -67,6 +70,32 @@ def test_values_can_be_replaced_from_the_command_line(tmp_path: Path) -> None:
     assert (found.asked.replications, found.base.seed) == (5, 3)
     with pytest.raises(ConfigError, match="must be KEY=VALUE"):
         read_study(written(tmp_path), "sweep", ["replications"])
+
+
+def test_a_path_of_the_network_is_replaced_and_nothing_beside_it(tmp_path: Path) -> None:
+    found = read_study(written(tmp_path), "sweep", ["set.sim.start_hour=9", "factors.routing.explore=[0, 1]"])
+    assert (found.base.sim.start_hour, found.base.sim.epochs) == (9, 2)
+    assert list(found.asked.factors) == [PRICE, "routing.explore"]
+
+
+def test_a_range_is_whole_where_the_network_takes_whole_numbers_only(tmp_path: Path) -> None:
+    ranges = {path: {"from": 1, "to": 9} for path in ("routing.candidates", PRICE, "users.visitor.deadline")}
+    found = study(tmp_path, factors=ranges, design={"latin_hypercube": 4})
+    said = found.document()["sweep"]["factors"]
+    assert [said[path]["whole"] for path in ranges] == [True, False, False]
+
+
+def test_a_point_that_makes_no_network_is_named_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = {"nodes.laptop.hardware.a": [0, 1], "nodes.laptop.hardware.b": [0, 1]}
+    changes = SMALL | {"nodes.laptop.hardware": {"a": 1, "b": 1, "prefill_tok_s": 100}}
+    path = written(tmp_path, factors=waiting, set=changes)
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'the point {"nodes.laptop.hardware.a": 0, "nodes.laptop.hardware.b": 0}' in line
+    assert "must not both be 0" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_million_points_are_not_begun_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

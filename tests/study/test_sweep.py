@@ -1,9 +1,9 @@
 """A sweep: kept as it goes, resumed to the same bytes, not made twice; and what is said of it."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import pytest
@@ -16,6 +16,7 @@ from lattice_sim.study.executors import InProcess
 from lattice_sim.study.statistics import mean_interval, paired
 from lattice_sim.study.store import Store, describe
 from lattice_sim.study.sweep import effects, sweep, trends
+from lattice_sim.study.task import Plan, Row, Task
 from tests.study.asked import study, written
 
 KEYS = ["point", "replication", "seed"]
@@ -96,6 +97,14 @@ def test_an_older_one_is_replaced_once_the_new_one_is_whole(tmp_path: Path) -> N
     assert len(load_study(tmp_path / "out")) == 2
 
 
+def test_an_older_one_stays_however_often_the_new_one_is_begun(tmp_path: Path) -> None:
+    made(tmp_path)
+    found = study(tmp_path, replications=1)
+    for _ in range(2):
+        Store.open(tmp_path / "out", found, fresh=True)
+    assert len(load_study(tmp_path / ".out.old")) == 4
+
+
 def test_what_is_no_study_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
@@ -130,6 +139,40 @@ def test_replications_are_made_until_the_interval_is_narrow(tmp_path: Path) -> N
         interval = mean_interval(rows["charged_nlai"].tolist())
         assert interval.half_width is not None
         assert interval.half_width <= 0.3 * interval.mean
+
+
+class Instant:
+    """Rows out of the air: a metric that spreads wider in some replications than in others."""
+
+    def run(self, plan: Plan, tasks: Sequence[Task]) -> Iterator[tuple[Task, Row]]:
+        for task in tasks:
+            value = 100.0 + (-1) ** task.replication * (30 if 12 <= task.replication < 20 else 5)
+            yield task, {"status": "complete", "reason": "", **dict.fromkeys(plan.metrics, value)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_one_that_is_stopped_makes_no_other_number_of_replications(tmp_path: Path) -> None:
+    until = {"until": {"metric": "charged_nlai", "half_width": 2.5}, "most": 1_000}
+    found = study(tmp_path, replications=until)
+
+    def stop(done: int, of: int) -> None:
+        if done == 35:
+            raise KeyboardInterrupt
+
+    for name in ("once", "twice"):
+        store = Store.open(tmp_path / name, found)
+        if name == "twice":
+            with pytest.raises(KeyboardInterrupt):
+                sweep(found, store, Instant(), stop)
+            store = Store.open(tmp_path / name, found)
+        sweep(found, store, Instant())
+        assert 2 * 20 < len(store.frame()) < 2 * 1_000
+    assert (tmp_path / "once" / "results.parquet").read_bytes() == (tmp_path / "twice" / "results.parquet").read_bytes()
 
 
 def test_effects_are_intervals_and_paired_differences_to_the_first_point(whole: Path) -> None:

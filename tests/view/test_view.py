@@ -1,0 +1,145 @@
+"""`lattice view` in a real browser: what a visitor moves is what the page shows."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lattice_cli.main import main
+from lattice_sim import networks, run
+from lattice_sim.view import by_epoch, sliders
+from tests.require import require
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+QUICK = ["--set", "chain.epoch=5m", "--set", "sim.epochs=6"]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "lattice_cli.main", "view", "local.yaml", "--no-browser", "--port", str(port), *QUICK]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            assert server.stderr.readline().startswith(f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.stderr.close()
+
+
+@pytest.fixture
+def page(url: str) -> Iterator[Any]:
+    require(CHROMIUM is not None, "chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.elsewhere = []
+        page.on("request", lambda asked: page.elsewhere.append(asked.url) if "127.0.0.1" not in asked.url else None)
+        for _ in range(60):  # until the server listens
+            try:
+                page.goto(url)
+                break
+            except Exception:
+                page.wait_for_timeout(500)
+        page.get_by_text("no epoch yet").wait_for(timeout=60_000)
+        yield page
+        browser.close()
+
+
+def stepped(page: Any, epoch: int) -> tuple[int, str]:
+    """Requests an hour that the page tells of the next epoch, and its charts."""
+    page.get_by_role("button", name="Step").click()
+    told = page.get_by_text(re.compile(rf"epoch {epoch}: "))
+    told.wait_for(timeout=30_000)
+    found = re.search(r": ([\d,]+) requests an hour", told.inner_text())
+    assert found
+    return int(found[1].replace(",", "")), charts(page)
+
+
+def charts(page: Any) -> str:
+    """The last picture of the page, as it is drawn."""
+    return str(page.locator("svg:has(path)").last.inner_html())
+
+
+def test_a_slider_moves_a_chart_and_nothing_comes_from_elsewhere(page: Any) -> None:
+    before, drawn = stepped(page, 1)
+    slider = page.locator(".v-input", has_text="requests a day").get_by_role("slider")
+    slider.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Reset").click()
+    page.get_by_text("no epoch yet").wait_for(timeout=30_000)
+    after, redrawn = stepped(page, 1)
+    assert after > 1.2 * before
+    assert redrawn != drawn
+    assert [asked for asked in page.elsewhere if not asked.startswith(("data:", "blob:"))] == []
+
+
+def test_playing_goes_on_to_the_last_epoch(page: Any) -> None:
+    page.get_by_role("button", name="▶").click()
+    page.get_by_text("epoch 6: ").wait_for(timeout=60_000)
+    assert page.get_by_role("button", name="Step").is_disabled()
+
+
+@pytest.mark.parametrize("name", ["baseline.yaml", "local.yaml"])
+def test_every_slider_stands_at_the_configs_own_value_and_moves_to_values_that_it_takes(name: str) -> None:
+    from lattice_core.config import revise
+
+    config = networks.read(name)
+    found = sliders(config)
+    mine = {path: slider["value"] if isinstance(slider, dict) else slider.value for path, slider in found.items()}
+    assert revise(config, mine) == config
+    for path, slider in found.items():
+        ends = slider["values"] if isinstance(slider, dict) else (slider.min, slider.max)
+        for end in ends:
+            revise(config, {path: end})
+
+
+def test_charts_are_of_what_a_run_measured_by_epoch() -> None:
+    done = run("local.yaml", {"sim.epochs": 3, "chain.epoch": "5m", "chain.backend": "revm"})
+    frame = by_epoch(done)
+    assert frame.index.tolist() == [1, 2, 3]
+    assert (frame["arrivals_per_h"] / 12).tolist() == pytest.approx(done.epochs["arrived"].tolist())
+    assert frame["settled_lai"].sum() == pytest.approx(done.summary()["settled_nlai"] / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: does not exist"),
+        (["local.yaml", "--port", "0"], "--port: must be from 1 to 65535, not 0"),
+        (["local.yaml", "--set", "routing.explore=2"], "routing.explore"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_port_in_use_and_a_folder_that_is_no_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["view", "local.yaml", "--port", str(port)]) == 2
+        assert f"--port {port}: " in capsys.readouterr().err
+    assert main(["view", str(tmp_path)]) == 2
+    assert "must be a run directory" in capsys.readouterr().err
