@@ -84,7 +84,10 @@ def read(lines: Iterable[str], source: str) -> tuple[Header, Iterator[Event]]:
 
 
 def _line(content: Any) -> str:
-    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE).decode()
+    line = orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE).decode()
+    if "null" in line:  # perhaps a NaN or an infinity, which json knows how to write
+        line = json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n"
+    return line
 
 
 def _plain(value: Any) -> Any:

@@ -196,7 +196,7 @@ def test_whatever_a_node_does_the_answer_is_whole_or_breaks_off_and_costs_what_w
     async def scenario() -> None:
         liar, honest = Actor(0, act), Actor(1)
         liar.pause_s = pause_s
-        async with stage(config_of(1 if alone else 2, "100ms", "100ms"), *([liar] if alone else [liar, honest])) as scene:
+        async with stage(config_of(1 if alone else 2, "300ms", "300ms"), *([liar] if alone else [liar, honest])) as scene:
             first = scene.ask([1], 2)
             assert await read(first) == truth([1], 2)
             answer = scene.ask(prompt, max_tok)

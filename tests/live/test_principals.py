@@ -47,7 +47,7 @@ def test_the_first_key_opens_everything_and_is_given_out_once() -> None:
     principals, key, _ = founded()
     assert principals.found(0) is None
     principal = principals.authenticate(f"Bearer {key}", ADMIN, 0.0)
-    assert (principal.account, principal.role, principal.scopes) == (0, OWNER, SCOPES)
+    assert (principal.account, principal.role, principal.key.scopes) == (0, OWNER, SCOPES)
     assert principals.authenticate(f"bearer  {key} ", None, 0.0) == principal
 
 
