@@ -48,7 +48,8 @@ def page(url: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"])
+        nowhere_else = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", nowhere_else])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.elsewhere = []
         page.on("request", lambda asked: page.elsewhere.append(asked.url) if "127.0.0.1" not in asked.url else None)
