@@ -26,8 +26,8 @@ from lattice_sim.model import LatticeModel
 from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
 from lattice_sim.rundir import COMPLETE, Run
 
-STATES = {"free": BLUE, "busy": ORANGE, "full": RED, "down": "white"}
-"""Colours of nodes: free slots in plenty, half of them taken or more, none left, not listed."""
+STATES = {"free": (BLUE, "o"), "busy": (ORANGE, "s"), "full": (RED, "^"), "down": ("white", "o")}
+"""Colours and shapes of nodes: free slots in plenty, half of them taken or more, none left, not listed."""
 
 _ACROSS = 30
 """Nodes side by side in the picture."""
@@ -144,6 +144,8 @@ def Charts(model: LatticeModel, run: Run | None, kept: Any) -> None:  # noqa: N8
                 axes.plot(before.index, before[name], color=GREY, linewidth=1.2, label="the run" if run else "before Reset")
             axes.plot(now.index, now[name], "o-", color=colour, markersize=3, label="now")
             axes.set_title(said)
+            axes.update_datalim([(0, 0)])  # room above the highest value in proportion to it
+            axes.autoscale_view()
             axes.set_ylim(bottom=0)
             axes.set_xlim(0, model.epochs)
         axes.set_xlabel("epoch")
@@ -215,15 +217,16 @@ def _draw_nodes(model: LatticeModel, axes: Axes) -> None:
                 x[where],
                 y[where],
                 s=20 + 60 * np.minimum(load[where], 1.0),
-                c=STATES[state],
+                c=STATES[state][0],
+                marker=STATES[state][1],
                 edgecolors="#555555",
                 linewidths=0.6,
             )
         line += -(-len(mine) // _ACROSS)
     said = {"free": "free", "busy": "half full or more", "full": "full", "down": "down"}
     marks = [
-        Line2D([], [], marker="o", linestyle="", markerfacecolor=STATES[state], markeredgecolor="#555555", label=text)
-        for state, text in said.items()
+        Line2D([], [], marker=marker, linestyle="", markerfacecolor=colour, markeredgecolor="#555555", label=said[state])
+        for state, (colour, marker) in STATES.items()
     ]
     axes.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
     axes.set_xlim(-1, _ACROSS)
