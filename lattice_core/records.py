@@ -16,6 +16,7 @@ from lattice_core.config import Config
 from lattice_core.directory import Rows
 from lattice_core.nexus import Nexus
 from lattice_core.request_log import BINS, DELAYS, ROW, bin_of, bounds_ns, new_request_log
+from lattice_core.rewards import NO_BONUS, Sources
 from lattice_core.settlement import Settlement
 from lattice_core.split import Cuts, Parts
 from lattice_core.state import ACCOUNT, FREE, NODE, NONE, OUTCOMES, REASONS, UP
@@ -51,6 +52,8 @@ TABLES: dict[str, dict[str, str]] = {
         "operators_nlai": _INT,
         "skipped": _INT,
         "bonus_nlai": _INT,
+        "bonus_minted_nlai": _INT,
+        "treasury_balance_nlai": _INT,
     },
     "nodes": {
         "epoch": _INT,
@@ -261,12 +264,13 @@ class Records:
         operations: Sequence[Operation],
         settled: Sequence[Settlement],
         busy_slot_ns: NDArray[np.int64] | None = None,
-        bonus_nlai: int = 0,
+        bonus: Sources = NO_BONUS,
+        treasury_balance_nlai: int | None = None,
     ) -> None:
         """Keep the epoch that has ended at `t_ns`, with its transactions, what was settled and what was paid as a bonus.
 
-        `busy_slot_ns`: slots taken × time of each node since the start, from a driver that can tell. Nothing happens in the
-        kernel between its last event and `t_ns`.
+        `busy_slot_ns`: slots taken × time of each node since the start, and `treasury_balance_nlai` what the treasury may claim
+        now, from a driver that can tell. Nothing happens in the kernel between its last event and `t_ns`.
         """
         last = self._observed
         nodes, accounts = nexus.table("nodes"), nexus.table("accounts")
@@ -298,7 +302,9 @@ class Records:
             "busy_slot_ns": None if busy is None else int(busy.sum()),
             "offered_slot_ns": (slots_before + slots_up) * length_ns // 2,
             **_sums(settled),
-            "bonus_nlai": bonus_nlai,
+            "bonus_nlai": sum(bonus),
+            "bonus_minted_nlai": bonus.minted_nlai,
+            "treasury_balance_nlai": treasury_balance_nlai,
         }
         columns = {
             "epoch": np.full(len(nodes), epoch, np.int64),

@@ -44,6 +44,9 @@ class Sources(NamedTuple):
     minted_nlai: int
 
 
+NO_BONUS = Sources(0, 0)
+
+
 def weight(compute: float, tokens: float, uptime: float, quality: float, exponents: Exponents) -> float:
     """A node's weight, to be compared with others' only.
 

@@ -14,6 +14,9 @@ QUANTILES = (50, 95, 99)
 CUTS = ("burned_nlai", "treasury_nlai", "auditors_nlai", "delegators_nlai", "operators_nlai")
 """Where fees go, in the order in which they are cut."""
 
+MOST_RUNWAY_S = 3_650 * 86_400.0
+"""Ten years: no run of some days tells of more."""
+
 CHARGED = tuple(f"{credit}{place}_nlai" for credit in ("", "faucet_") for place in ("debit", "unsettled", "overdue", "spent"))
 """Of a user's credit: where what was charged stands."""
 
@@ -61,6 +64,8 @@ def summary(
         "settled_nlai": settled_nlai,
         "revenue_gini": gini(revenue_nlai(nodes).to_numpy()),
         **{cut: int(epochs[cut].sum()) for cut in CUTS},
+        "treasury_balance_nlai": _last(epochs["treasury_balance_nlai"]),
+        "treasury_runway_s": treasury_runway_s(epochs),
         "faucet_share": _ratio(epochs["faucet_nlai"].sum(), settled_nlai),
         "gas": int(transactions["gas"].sum()),
         "gas_per_user": _ratio(settles["gas"].sum(), settles["entries"].sum()),
@@ -122,6 +127,20 @@ def gini(values: NDArray[np.int64]) -> float | None:
     return float(((2 * ranks - n - 1) * np.sort(values).astype(float)).sum() / (n * float(total)))
 
 
+def treasury_runway_s(epochs: pd.DataFrame) -> float | None:
+    """How long the treasury's last balance would bear what bonuses cost beyond what fees brought it; at most MOST_RUNWAY_S.
+
+    Minted bonuses count: they are what an empty treasury could not pay. None where nobody knows the balance.
+    """
+    balance_nlai = _last(epochs["treasury_balance_nlai"])
+    if balance_nlai is None:
+        return None
+    loss_nlai = int(epochs["bonus_nlai"].sum()) - int(epochs["treasury_nlai"].sum())
+    if loss_nlai <= 0:
+        return MOST_RUNWAY_S
+    return min(MOST_RUNWAY_S, balance_nlai / loss_nlai * to_s(horizon_ns(epochs)))
+
+
 def littles_law(epochs: pd.DataFrame) -> dict[str, float | int | None]:
     """L = λ·W, from both sides: `littles_law_gap_ns` is ∫ N dt less the time that requests spent, and must be 0."""
     length_ns = horizon_ns(epochs)
@@ -133,6 +152,10 @@ def littles_law(epochs: pd.DataFrame) -> dict[str, float | int | None]:
         "mean_sojourn_s": _ratio((area_ns - gap_ns) / NANO, arrived),
         "littles_law_gap_ns": gap_ns,
     }
+
+
+def _last(column: pd.Series) -> int | None:
+    return None if not len(column) or pd.isna(column.iloc[-1]) else int(column.iloc[-1])
 
 
 def _ratio(part: Any, whole: Any) -> float | None:

@@ -17,7 +17,7 @@ from lattice_core.founding import founding as facts
 from lattice_core.merit import Merits
 from lattice_core.nexus import Nexus, Sink
 from lattice_core.records import TABLES, Records
-from lattice_core.rewards import Exponents
+from lattice_core.rewards import NO_BONUS, Exponents, Sources
 from lattice_core.settlement import Settlement
 from lattice_core.standing import standing
 from lattice_core.streams import AGENTS, bits
@@ -73,7 +73,7 @@ class LatticeModel(mesa.Model):
         self.epochs = config.sim.epochs
         self.branches: tuple[tuple[int, str], ...] = ()
         """Where another config took over: (epochs done, hash of the config before)."""
-        self.bonus_nlai = 0
+        self.bonus = NO_BONUS
         """What the last settlement paid as a bonus."""
         self.latest: dict[str, int | None] = {}
         """The last epoch's row of the table `epochs`."""
@@ -106,7 +106,7 @@ class LatticeModel(mesa.Model):
                 "bridge": self.bridge.save(),
                 "merits": self.merits.save(),
                 "agents": [agent.save() for agent in agents],
-                "bonus_nlai": self.bonus_nlai,
+                "bonus": tuple(self.bonus),
             }
         except NotImplementedError as error:
             raise ConfigError(f"{self.config.name}: checkpoint: {error}") from error
@@ -133,7 +133,7 @@ class LatticeModel(mesa.Model):
         model.merits.load(state["merits"])
         for agent, saved in zip(model.agents, state["agents"], strict=True):
             agent.load(saved)
-        model.bonus_nlai = state["bonus_nlai"]
+        model.bonus = Sources(*state["bonus"])
         model.branches = checkpoint.branches
         if config != before:
             model.branches += ((checkpoint.epoch, before.sha256()),)
@@ -192,6 +192,7 @@ class LatticeModel(mesa.Model):
 
     def settle(self) -> tuple[list[Settlement], Reverted | None]:
         """One batch to the chain, in chunks, and a report on the nodes; what was settled, and the revert that stopped it."""
+        self.bonus = NO_BONUS
         self.bridge.reach_end(self.epoch)
         self.engine.tell(CloseEpoch(self.t_ns, self.epoch))
         submissions, self.engine.submissions = self.engine.submissions, []
@@ -206,7 +207,7 @@ class LatticeModel(mesa.Model):
             settled.append(chunk)
         self.bridge.report(self.epoch, standing(self.nexus, self.t_ns))
         if self.config.economics.bonus.per_day_nlai:
-            self.bonus_nlai = self.bridge.share_bonus(self.merits.weigh(self.nexus, self.t_ns))
+            self.bonus = self.bridge.share_bonus(self.merits.weigh(self.nexus, self.t_ns))
         if not any(chunk.skipped for chunk in settled):
             self.engine.forget(self.epoch)
         return settled, None
@@ -223,8 +224,8 @@ class LatticeModel(mesa.Model):
         """Check that no nanoLAI and no request is lost, and write the epoch down."""
         self.bridge.check_money()
         invariants.check(self.nexus)
-        operations, busy_ns = self.bridge.drain(), self.engine.busy_ns()
-        self.records.observe(self.epoch, self.t_ns, self.nexus, operations, settled, busy_ns, self.bonus_nlai)
+        operations, busy_ns, balance_nlai = self.bridge.drain(), self.engine.busy_ns(), self.bridge.treasury_balance_nlai()
+        self.records.observe(self.epoch, self.t_ns, self.nexus, operations, settled, busy_ns, self.bonus, balance_nlai)
         self.latest = {name: values[-1] for name, values in self.records.columns("epochs").items()}
         self.datacollector.collect(self)
 

@@ -27,7 +27,7 @@ from lattice_sim import metrics
 from lattice_sim.checkpoint import CHECKPOINT
 
 FORMAT = "lattice-run"
-VERSION = 2
+VERSION = 3
 MANIFEST, REPORT, JOURNAL, DECISIONS = "manifest.json", "report.html", "journal.jsonl", "decisions.jsonl"
 
 COMPLETE, INTERRUPTED, FAILED = "complete", "interrupted", "failed"

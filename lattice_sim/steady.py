@@ -14,7 +14,10 @@ from lattice_sim import metrics
 from lattice_sim.rundir import Run
 from lattice_sim.study.statistics import BATCHES, Interval, mean_interval, mser5
 
-OF_ALL = ("horizon_s", "arrived", "completed", "failed", "rejected", "in_flight", "littles_law_gap_ns", "quantile_error")
+OF_ALL = (
+    "horizon_s", "arrived", "completed", "failed", "rejected", "in_flight", "littles_law_gap_ns", "quantile_error",
+    "treasury_balance_nlai", "treasury_runway_s",
+)  # fmt: skip
 """Metrics that are a count or a property of the whole, and no mean of its parts."""
 
 

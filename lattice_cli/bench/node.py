@@ -1,7 +1,7 @@
 """`lattice bench node`: how fast and how well each variant of a model is served here, beside llama.cpp if that is installed.
 
 All engines are loaded at once, and rounds take them in turn, so that a slow minute of the machine falls on all of them alike.
-`--simulate` and `--requests` measure something else instead, of one variant.
+`--simulate`, `--long-prompt` and `--requests` measure something else instead, of one variant.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lattice_cli.bench import foretold, lasting
+from lattice_cli.bench import delayed, foretold, lasting
 
 BATCHES = (1, 2, 4, 8)
 PROMPT_TOK = 512
@@ -25,7 +25,7 @@ ROUNDS = 5
 CPU_VARIANTS = ("fp32", "int8", "q4")
 
 ONE_VARIANT = "int8"
-"""What `--simulate` and `--requests` serve if it is among `--variants`."""
+"""What these three serve if it is among `--variants`."""
 
 AGREEMENT = 0.95
 """A variant that agrees with fp32 in less than this share of positions is another model, however fast."""
@@ -84,6 +84,11 @@ def add(subparsers: Any) -> None:
         "--simulate", action="store_true", help="what a simulated node with this machine's profile does, beside the real one"
     )
     other.add_argument(
+        "--long-prompt",
+        action="store_true",
+        help=f"how long {delayed.CHATS} chats wait for tokens while a prompt of {delayed.PROMPT_TOK:,} is read",
+    )
+    other.add_argument(
         "--requests", type=_requests, metavar="N", help="serve so many short ones over HTTP: does the node's memory grow?"
     )
     node.add_argument("--json", action="store_true", help="print one JSON object")
@@ -110,7 +115,7 @@ def _node(arguments: argparse.Namespace) -> int:
 
     if arguments.cpu:
         arguments.threads = 1
-    one = arguments.simulate or arguments.requests is not None
+    one = arguments.simulate or arguments.long_prompt or arguments.requests is not None
     variants = (ONE_VARIANT if ONE_VARIANT in arguments.variants else arguments.variants[0],) if one else arguments.variants
     try:
         folders, gguf = _folders(arguments.model, variants)
@@ -139,11 +144,14 @@ def _folders(model: str, variants: Sequence[str]) -> tuple[dict[str, Any], Path]
 
 
 def _one(folder: Any, arguments: argparse.Namespace) -> tuple[dict[str, Any], Iterator[str]]:
-    """What `--simulate` or `--requests` finds, and that as a table."""
+    """What `--simulate`, `--long-prompt` or `--requests` finds, and that in words."""
     threads = arguments.threads
     if arguments.simulate:
         compared = foretold.compare(folder, BATCHES, threads=threads, rounds=arguments.rounds, clock=_clock(arguments))
         return compared, foretold.markdown(compared)
+    if arguments.long_prompt:
+        delays = delayed.measure(folder, threads=threads, rounds=arguments.rounds, clock=_clock(arguments))
+        return delays, delayed.markdown(delays)
     from tqdm import tqdm
 
     with tqdm(total=arguments.requests, unit="request", disable=None, leave=False) as bar:

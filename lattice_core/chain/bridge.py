@@ -42,6 +42,7 @@ from lattice_core.events import (
 from lattice_core.invariants import InvariantError
 from lattice_core.receipts import Usage
 from lattice_core.records import Operation
+from lattice_core.rewards import NO_BONUS, Sources
 from lattice_core.settlement import Settlement
 from lattice_core.standing import Standing
 from lattice_core.state import KINDS
@@ -211,24 +212,24 @@ class Bridge:
         receipt = self.network.status.post(self._roles["oracle"], self.nexus, epoch, *standing)
         self._record("post_status", len(standing.healthy), receipt).raise_for_revert()
 
-    def share_bonus(self, weights: Sequence[int]) -> int:
+    def share_bonus(self, weights: Sequence[int]) -> Sources:
         """Pay the bonus whose weights nobody has rejected in time, and post the weights of the next if none is open.
 
-        The nanoLAI that were paid. Raises Reverted.
+        Where what was paid came from. Raises Reverted.
         """
-        tokenomics, oracle, paid_nlai = self.network.tokenomics, self._roles["oracle"], 0
+        tokenomics, oracle, paid = self.network.tokenomics, self._roles["oracle"], NO_BONUS
         nodes, now_s = np.arange(len(weights)), self.chain.block().timestamp_s
         if self._proposed is not None and now_s >= self._proposed[1]:
             posted = self._proposed[0]
             receipt = self._record("pay_bonus", len(posted), tokenomics.pay_bonus(oracle, nodes[: len(posted)], posted))
-            (paid,) = tokenomics.logged("BonusPaid", receipt.raise_for_revert())
-            self._proposed, paid_nlai = None, paid["treasury"] + paid["minted"]
+            (told,) = tokenomics.logged("BonusPaid", receipt.raise_for_revert())
+            self._proposed, paid = None, Sources(told["treasury"], told["minted"])
         if self._proposed is None and any(weights):
             posted = np.array(weights, np.int64)
             receipt = tokenomics.propose_bonus(oracle, self.nexus, nodes, posted)
             self._record("propose_bonus", len(posted), receipt).raise_for_revert()
             self._proposed = posted, now_s + tokenomics.bonus_terms().window_s
-        return paid_nlai
+        return paid
 
     def voucher(self, usage: Usage) -> Signed:
         """What a payer signs for what it had from a node in an epoch."""
@@ -262,6 +263,10 @@ class Bridge:
         """The transactions since the last call, in order."""
         operations, self._operations = self._operations, []
         return operations
+
+    def treasury_balance_nlai(self) -> int:
+        """What the treasury may claim."""
+        return self.network.tokenomics.claims().treasury_nlai
 
     def check_money(self) -> None:
         """INV-1 on the chain, from totals that the contracts keep. Raises InvariantError with the numbers."""

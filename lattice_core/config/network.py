@@ -78,7 +78,7 @@ Kind = Literal["llm", "knowledge", "agent"]
 SomeTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Rate = Annotated[float, Field(gt=0, le=1e12)]
+Rate = Annotated[float, Field(ge=1e-6, le=1e12)]
 InOrder = AfterValidator(lambda named: dict(sorted(named.items())))
 """The order of a mapping's keys never matters: indices are given in the order of names."""
 
