@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,9 @@ DRAIN_S = 10
 """How long requests under way may take to end once the server stops; new ones are refused."""
 
 KEEP_ALIVE_S = 75
+
+SWITCH_S = 0.0005
+"""How long the threads of chain and storage may keep the interpreter from the loop; ten times as long is usual."""
 
 
 class _Server(uvicorn.Server):
@@ -57,6 +61,7 @@ async def serve(network: Network, listener: socket.socket, ready: Callable[[], o
         timeout_graceful_shutdown=1,
     )
     server = _Server(config, ready)
+    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what is here stays: looking through it again and again would hold everybody up
     serving, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())

@@ -15,6 +15,7 @@ import time
 from functools import cache
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
@@ -113,7 +114,7 @@ def application(gateway: Gateway) -> ASGIApp:
                 "outcome": OUTCOMES[status.outcome],
                 "reason": REASONS[status.reason],
                 "fee_nlai": status.fee_nlai,
-                "legs": ended.legs,
+                "legs": orjson.loads(ended.legs),
                 "candidates": [factor._asdict() for factor in gateway.nexus.explain(status.request)],
             }
         )

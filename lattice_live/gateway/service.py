@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
 from starlette.requests import Request
 
 from lattice_core import state
@@ -46,7 +47,8 @@ class Ended(NamedTuple):
     principal: Principal
     model: str
     status: Status
-    legs: list[dict[str, Any]]
+    legs: bytes
+    """As JSON: a collector would look through thousands of lists of mappings again and again."""
 
 
 class Offers:
@@ -314,7 +316,7 @@ class Gateway:
             return  # the loop ends
         self.principals.settle(principal, answer.request, status.fee_nlai)
         self.metrics.ended(model, arrive.prompt_tok, arrive.t_ns, self.driver.now_ns(), status)
-        self.ended[answer.request] = Ended(principal, model, status, self.legs(answer))
+        self.ended[answer.request] = Ended(principal, model, status, orjson.dumps(self.legs(answer)))
         if len(self.ended) > REMEMBERED:
             self.ended.popitem(last=False)
 

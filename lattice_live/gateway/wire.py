@@ -158,6 +158,10 @@ class Line:
         self.waits_since_s = None
 
 
+LISTEN_S = 0.05
+"""So long nobody looks whether the client is gone: many answers are out by then, and looking takes a task."""
+
+
 class Listener:
     """A block that is left, without an error, once the client is gone, or has taken nothing from `line` for STALLED_S."""
 
@@ -165,18 +169,25 @@ class Listener:
         self._receive = receive
         self._line = line
         self._leave = asyncio.timeout(None)
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         await self._leave.__aenter__()
-        self._watch = asyncio.create_task(self._stalled() if self._line else self._gone())
+        self._later = asyncio.get_running_loop().call_later(LISTEN_S, self._listen)
 
     async def __aexit__(self, *raised: Any) -> bool:
-        self._watch.cancel()
+        self._later.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None  # what it is cancelled with leads back to here: a circle that only a collector would find
         try:
             await self._leave.__aexit__(*raised)
         except TimeoutError:
             return True
         return False
+
+    def _listen(self) -> None:
+        self._watch = asyncio.create_task(self._stalled() if self._line else self._gone())
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lattice_live.models import ModelError, graph
+from lattice_live.models import ModelError
 from lattice_live.models.architecture import Architecture
-from lattice_live.models.graph import DATA, GRAPH, PREFILL
-from lattice_live.models.quantise import Tensor
-from lattice_live.models.tokeniser import Vocabulary
 
 if TYPE_CHECKING:
+    from lattice_live.models.quantise import Tensor
     from lattice_live.models.text import Text
+    from lattice_live.models.tokeniser import Vocabulary
 
 MANIFEST = "model.json"
+GRAPH = "model.onnx"
+PREFILL = "prefill.onnx"
+"""The graph that reads prompts, where another does it better than GRAPH."""
+DATA = "model.onnx.data"
 TOKENISER = "tokenizer.json"
 FILES = (GRAPH, DATA, TOKENISER)
 MAX_MANIFEST_BYTES = 1 << 20
@@ -187,14 +190,16 @@ class Origin(NamedTuple):
 def make(
     path: Path,
     architecture: Architecture,
-    weights: Mapping[str, Tensor],
-    vocabulary: Vocabulary,
+    weights: Mapping[str, "Tensor"],
+    vocabulary: "Vocabulary",
     origin: Origin,
     variant: str,
     *,
     all_logits: bool = False,
 ) -> ModelFolder:
     """Write the model folder `path`, whole or not at all. Raises ModelError if something is there, or it cannot be written."""
+    from lattice_live.models import graph  # only who makes models needs the libraries that write them
+
     with _making(path) as part:
         try:
             written = graph.write(part, architecture, weights, variant, all_logits=all_logits)

@@ -25,12 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lattice_live.models import ModelError
 from lattice_live.models.architecture import Architecture
+from lattice_live.models.folder import DATA, GRAPH, PREFILL
 from lattice_live.models.quantise import BLOCK, Blocks, Tensor, blocks, joined
-
-GRAPH = "model.onnx"
-PREFILL = "prefill.onnx"
-"""The graph that reads prompts, where another does it better than GRAPH."""
-DATA = "model.onnx.data"
 
 _MICROSOFT = "com.microsoft"
 _OF_MICROSOFT = {

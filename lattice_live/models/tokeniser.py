@@ -1,11 +1,12 @@
 """tokenizer.json, read by the `tokenizers` library: the byte tokeniser of random models, and the vocabulary of a GGUF."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from lattice_live.models.gguf import Gguf
+if TYPE_CHECKING:
+    from lattice_live.models.gguf import Gguf
 
 BEGIN = 256
 END = 257
@@ -63,7 +64,7 @@ def byte_letters() -> list[str]:
     return [chr(byte if byte in seen else next(unseen)) for byte in range(0x100)]
 
 
-def stored(gguf: Gguf) -> Vocabulary:
+def stored(gguf: "Gguf") -> Vocabulary:
     """The vocabulary of a GGUF file. Raises ModelError for what is missing, damaged or of a kind not known here."""
     if (model := gguf.string("tokenizer.ggml.model")) != "gpt2":
         raise gguf.fail(f"tokenizer.ggml.model: must be gpt2, byte pairs, not {model!r}")
@@ -120,7 +121,7 @@ def _splits() -> dict[str, pre_tokenizers.PreTokenizer]:
     }
 
 
-def _merges(gguf: Gguf, ids: dict[str, int]) -> list[tuple[str, str]]:
+def _merges(gguf: "Gguf", ids: dict[str, int]) -> list[tuple[str, str]]:
     """The pairs of tokens that make another token, first those that are joined first."""
     merges = []
     for merge in gguf.strings("tokenizer.ggml.merges"):
@@ -131,7 +132,7 @@ def _merges(gguf: Gguf, ids: dict[str, int]) -> list[tuple[str, str]]:
     return merges
 
 
-def _mark(gguf: Gguf, name: str, tokens: list[str]) -> int | None:
+def _mark(gguf: "Gguf", name: str, tokens: list[str]) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
     if key not in gguf.keys:
         return None

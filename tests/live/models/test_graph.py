@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattice_live.models import VARIANTS, random
-from lattice_live.models.folder import ModelFolder, Origin, make
-from lattice_live.models.graph import DATA
+from lattice_live.models.folder import DATA, ModelFolder, Origin, make
 from lattice_live.models.quantise import Kind, Tensor, blocks, real
 from lattice_live.models.tokeniser import BYTE_VOCABULARY, bytewise
 from lattice_live.node import runtime
