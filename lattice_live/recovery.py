@@ -24,6 +24,7 @@ from lattice_core.records import Operation
 from lattice_core.settlement import Settlement as Settled
 from lattice_core.snapshot import SnapshotError
 from lattice_core.standing import Standing, standing
+from lattice_live.aside import aside
 from lattice_live.folder import FolderError
 from lattice_live.history import History
 from lattice_live.membership import recall
@@ -240,10 +241,10 @@ class Snapshots:
         if not self._history.is_settled or self._nexus.count("epoch") != epoch:
             return False  # a batch may be settled in what the chain saved
         events, decisions, kernel = self._recorder.events, self._recorder.decisions, self._nexus.snapshot()
-        history = await asyncio.to_thread(plain.dump, self._history.save())
+        history = await aside(plain.dump, self._history.save())
         listing, chain = (None, b"") if saved is None else saved
         parts = {"kernel": kernel, "history": history, "chain": chain}
-        about = await asyncio.to_thread(_about, decisions, listing, parts)
+        about = await aside(_about, decisions, listing, parts)
         self._storage.snapshot(events, parts | {"about": json.dumps(about).encode()})
         self._last_events = events
         return True

@@ -20,7 +20,10 @@ DRAIN_S = 10
 KEEP_ALIVE_S = 75
 
 SWITCH_S = 0.0005
-"""How long the threads of chain and storage may keep the interpreter from the loop; ten times as long is usual."""
+"""How long other threads may keep the interpreter from the loop; ten times as long is usual."""
+
+COLLECT = (10_000, 50, 100)
+"""When the collector looks: seldom, as what requests leave behind has no circles, and it holds everybody up."""
 
 
 class _Server(uvicorn.Server):
@@ -62,6 +65,7 @@ async def serve(network: Network, listener: socket.socket, ready: Callable[[], o
     )
     server = _Server(config, ready)
     sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(*COLLECT)
     gc.collect()
     gc.freeze()  # what is here stays: looking through it again and again would hold everybody up
     serving, stopping = asyncio.create_task(server.serve([listener])), asyncio.create_task(stop.wait())

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from lattice_core.founding import founding
 from lattice_core.invariants import InvariantError
 from lattice_core.settlement import Settlement as Settled
 from lattice_core.standing import Standing
+from lattice_live import aside
 
 ANSWER_S = 10.0
 """How long a node of the chain may take for one answer."""
@@ -97,7 +97,7 @@ class Settlement:
         self._past: list[Callable[[Bridge], object]] = []  # what an earlier process did, to be done again
         self._lost_past: Exception | None = None
         self._epochs: Epochs | None = None  # of a chain that keeps its own time
-        self._thread = ThreadPoolExecutor(1, "chain")
+        self._thread = aside.thread("chain")
         self._leaving = threading.Event()  # ends the thread's own waits
         self._leave_s: float | None = None  # the loop's time when waiting is given up
         self._leave = asyncio.Event()

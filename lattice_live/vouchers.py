@@ -27,6 +27,7 @@ from lattice_core.config import Config
 from lattice_core.events import CloseEpoch, Command, Event, NodeUp, Receipt
 from lattice_core.promises import ripened
 from lattice_core.receipts import Receipts, Usage
+from lattice_live.aside import aside
 from lattice_live.node.purse import Held, Purse, handed
 from lattice_live.settlement import HEAD_START_S
 from lattice_live.upstream import NodeFailure
@@ -144,12 +145,12 @@ class Vouchers:
 
     async def _turn(self) -> None:
         if self._unread is not None:
-            await asyncio.to_thread(self._unread)
+            await aside(self._unread)
             self._unread = None
         while self._closed:
             epoch = self._closed[0]
             by_node: dict[int, list[Usage]] = {}
-            for usage in await asyncio.to_thread(self._book.usage, epoch):  # hashes every receipt
+            for usage in await aside(self._book.usage, epoch):  # hashes every receipt
                 by_node.setdefault(usage.node, []).append(usage)
             for node, usages in by_node.items():
                 rows = [usage._replace(receipts_root=usage.receipts_root.hex()) for usage in usages]  # type: ignore[arg-type]
@@ -166,7 +167,7 @@ class Vouchers:
         usages = [Usage(e, payer, n, nlai, tokens, bytes.fromhex(root)) for e, payer, n, nlai, tokens, root in rows]
         try:
             for first in range(0, len(usages), AT_ONCE):
-                await self._hand(node, await asyncio.to_thread(self._signed, usages[first : first + AT_ONCE]))
+                await self._hand(node, await aside(self._signed, usages[first : first + AT_ONCE]))
         except NodeFailure:
             if epoch >= self._epoch - self._keep_epochs:
                 return  # at the next epoch's end, or when a node comes, again
