@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -42,6 +42,9 @@ STREAM_TOK = 300
 STEPS_PER_S = (25, 50, 100, 200, 300, 450, 600, 750, 900, 1_050, 1_200, 1_350, 1_500, 1_650, 1_800, 2_000, 2_250, 2_500)
 LIMIT_S = 0.05
 """A rate at which the 99th percentile of what is added is more than this is above capacity."""
+
+FILL_PER_S = 900.0
+"""Requests to fill a journal with."""
 
 TRIES, LATE_S = 3, 0.01
 """A step that fails is tried again, so often in all, if the generator itself was so late at the 99th percentile."""
@@ -91,6 +94,12 @@ def add(subparsers: Any) -> None:
     nexus.add_argument("--step-seconds", type=float, default=3.0, metavar="S", help="time at each rate of the capacity's (3)")
     nexus.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=f"streams at once ({STREAMS})")
     nexus.add_argument("--most", type=float, default=STEPS_PER_S[-1], metavar="R", help="highest rate to try, requests/s")
+    nexus.add_argument(
+        "--restart",
+        type=int,
+        metavar="EVENTS",
+        help="instead: after so many, kill it with SIGKILL under load, and time its next start",
+    )
     nexus.add_argument("--litellm", metavar="PYTHON", help="an interpreter that has LiteLLM's proxy, to measure it as well")
     nexus.add_argument("--json", action="store_true", help="print one JSON object")
     nexus.set_defaults(command=_nexus)
@@ -128,6 +137,8 @@ async def _bench(arguments: argparse.Namespace, core: int, folder: Path) -> dict
     urls = [await stubs.node(key_of(entry.key)) for entry in nodes(config)]
     openai = await stubs.openai()
     try:
+        if arguments.restart is not None:
+            return await _restarted(config, urls, folder / "run", core, stubs, arguments.restart)
         async with _started(config, urls, folder / "run", core) as nexus:
             found = await _measured(arguments, nexus, Target(urls[0], "/v1/submit", _order), stubs)
             found["streams"] = await _streams(nexus, stubs, arguments.streams, arguments.seconds)
@@ -377,6 +388,38 @@ async def _streams(front: Target, stubs: "Stubs", streams: int, seconds: float) 
     }
 
 
+async def _restarted(
+    config: Config, urls: Sequence[str], folder: Path, core: int, stubs: "Stubs", events: int
+) -> dict[str, Any]:
+    """How long a Nexus that was killed behind so many events takes from its process's start to its first answer."""
+    from lattice_cli.bench.stubs import Pace
+    from lattice_live.sqlite import FILE, Reader
+
+    done, behind = 0, 0
+    async with _started(config, urls, folder, core) as nexus:
+        key, reader = nexus.key, Reader(folder / FILE)
+        while (behind := reader.count("events") - 1) < events:
+            way = Generator(nexus, stubs)
+            await _play([way], stubs, Pace(0.0, 0.0), FILL_PER_S, 5.0, stream=False)
+            way.close()
+            done += len(way.seen.end_s)
+        reader.close()
+        stubs.pace = Pace(DELAY_S, 0.005)
+        way = Generator(nexus, stubs)
+        asking = [asyncio.create_task(way.ask(n, ANSWER_TOK, stream=True, due_s=0.0)) for n in range(50)]
+        await asyncio.sleep(DELAY_S + 0.02)  # in the middle of their answers
+        os.kill(nexus.pid, signal.SIGKILL)
+        await asyncio.gather(*asking)
+        way.close()
+    began_s = time.monotonic()
+    async with _started(config, urls, folder, core) as again:
+        ready_s = time.monotonic() - began_s
+        way = Generator(again._replace(key=key), stubs)
+        await way.ask(0, ANSWER_TOK, stream=False, due_s=began_s)
+        way.close()
+    return {"requests": done, "events": behind, "ready_s": round(ready_s, 2), "first_answer_s": round(way.seen.end_s[0], 2)}
+
+
 def _rss_mib(pid: int) -> float:
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return round(int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024, 1)
@@ -458,7 +501,8 @@ async def _process(target: Callable[..., None], *arguments: object) -> AsyncIter
     theirs.close()
     try:
         yield process, ours
-        ours.send("stop")
+        with suppress(BrokenPipeError):  # it may have been killed
+            ours.send("stop")
         await asyncio.to_thread(process.join, 60)
     finally:
         process.kill()

@@ -1,6 +1,7 @@
 """The way of a user's request through the gateway, before nodes that act: who may ask, what is asked, what is said of it."""
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Awaitable, Callable
@@ -46,6 +47,13 @@ async def begun(play: Play) -> None:
     while not play.cancelled:
         await asyncio.sleep(0.01)
     await play.send(*play.end())
+
+
+async def slow(play: Play) -> None:
+    """An answer that takes so long that the gateway looks whether its client is gone."""
+    await play.send(*play.token())
+    await asyncio.sleep(2 * wire.LISTEN_S)
+    await play.honestly()
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -438,6 +446,24 @@ async def test_a_client_that_leaves_ends_its_request_whether_it_streams_or_waits
         await until(lambda: front.gateway.open == 0 and front.stage.nexus.count("in_flight") == 0)
         assert front.stage.seen(CancelRequest)[-1].request == arrived(front).request
     await until(lambda: len(front.gateway.ended) == 2)
+
+
+@fronted(act=slow)
+async def test_a_request_leaves_no_circle_that_only_a_collector_would_find(front: Front) -> None:
+    asked = [{"max_tokens": 4, "stream": stream} for stream in (True, False)]
+    await asyncio.gather(*(front.ask(**what) for what in asked))
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await asyncio.gather(*(front.ask(**what) for what in asked))
+        gc.collect()
+        circles = {type(left) for left in gc.garbage if type(left).__module__.startswith("lattice_live.")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert circles == set()
 
 
 def test_a_client_that_sends_its_body_too_slowly_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
