@@ -50,6 +50,7 @@ class Channel:
         """
         head = f"{method} {path} HTTP/1.1\r\n{self._headers}\r\ncontent-length: {len(body)}\r\n\r\n"
         request = head.encode() + body
+        del body  # which is in there now, and may take long to answer
         while True:
             kept = self._take_kept()
             connection = kept or await self._connect()

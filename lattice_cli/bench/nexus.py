@@ -405,6 +405,7 @@ async def _restarted(
             done += len(way.seen.end_s)
         reader.close()
         stubs.pace = Pace(DELAY_S, 0.005)
+        stubs.sent_s.clear()
         way = Generator(nexus, stubs)
         asking = [asyncio.create_task(way.ask(n, ANSWER_TOK, stream=True, due_s=0.0)) for n in range(50)]
         await asyncio.sleep(DELAY_S + 0.02)  # in the middle of their answers
@@ -414,6 +415,7 @@ async def _restarted(
     began_s = time.monotonic()
     async with _started(config, urls, folder, core) as again:
         ready_s = time.monotonic() - began_s
+        stubs.sent_s.clear()
         way = Generator(again._replace(key=key), stubs)
         await way.ask(0, ANSWER_TOK, stream=False, due_s=began_s)
         way.close()

@@ -47,8 +47,8 @@ class Ended(NamedTuple):
     principal: Principal
     model: str
     status: Status
-    legs: bytes
-    """As JSON: a collector would look through thousands of lists of mappings again and again."""
+    legs: str
+    """As JSON: thousands of lists of mappings take ten times the memory, and hold up the collector."""
 
 
 class Offers:
@@ -316,7 +316,9 @@ class Gateway:
             return  # the loop ends
         self.principals.settle(principal, answer.request, status.fee_nlai)
         self.metrics.ended(model, arrive.prompt_tok, arrive.t_ns, self.driver.now_ns(), status)
-        self.ended[answer.request] = Ended(principal, model, status, orjson.dumps(self.legs(answer)))
+        self.ended[answer.request] = Ended(
+            principal, model, status, orjson.dumps(self.legs(answer)).decode()
+        )  # its bytes have room to spare
         if len(self.ended) > REMEMBERED:
             self.ended.popitem(last=False)
 
