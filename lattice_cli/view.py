@@ -38,13 +38,19 @@ def _view(arguments: argparse.Namespace) -> int:
     show(config, run)
     from solara.server.starlette import app
 
-    url = f"http://{HOST}:{arguments.port}"
-    print(f"{url}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    if not arguments.no_browser:
-        import webbrowser
+    class Server(uvicorn.Server):
+        """Says where it listens once it does."""
 
-        webbrowser.open(url)
-    uvicorn.run(app, host=HOST, port=arguments.port, log_level="error")
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            url = f"http://{HOST}:{arguments.port}"
+            print(f"{url}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            if not arguments.no_browser:
+                import webbrowser
+
+                webbrowser.open(url)
+
+    Server(uvicorn.Config(app, host=HOST, port=arguments.port, log_level="error")).run()
     return 0
 
 

@@ -4,7 +4,8 @@ It is Mesa's SolaraViz around `LatticeModel`, whose parameters are the config's 
 anew, with the sliders' values in place of the config's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import ceil, inf, sqrt
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,20 +18,20 @@ from matplotlib.lines import Line2D
 from mesa.visualization import Slider, SolaraViz
 from mesa.visualization.utils import update_counter
 
-from lattice_core.config import Config, revise
+from lattice_core.config import Config, revise, schema
 from lattice_core.config.network import POLICIES
 from lattice_core.state import UP
 from lattice_core.units import HOUR_NS, NANO
 from lattice_sim import metrics
 from lattice_sim.model import LatticeModel
-from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, RED, SKY, STYLE
+from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
 from lattice_sim.rundir import COMPLETE, Run
 
 STATES = {"free": (BLUE, "o"), "busy": (ORANGE, "s"), "full": (RED, "^"), "down": ("white", "o")}
 """Colours and shapes of nodes: free slots in plenty, half of them taken or more, none left, not listed."""
 
 _ACROSS = 30
-"""Nodes side by side in the picture."""
+"""Nodes side by side in the picture, unless there are very many."""
 
 
 class Shown(NamedTuple):
@@ -89,31 +90,59 @@ def sliders(config: Config) -> dict[str, Any]:
             "values": sorted({*POLICIES, config.routing.policy}),
         }
     }
+    for factor in ("price", "latency", "reliability", "bond"):
+        path = f"routing.weights.{factor}"
+        found[path] = _slider(f"weight of {factor}", path, document["routing"]["weights"][factor])
+    found["routing.explore"] = _slider("share of exploration", "routing.explore", config.routing.explore)
+    found["routing.newcomer_cap"] = _slider("newcomer cap", "routing.newcomer_cap", config.routing.newcomer_cap)
     for users in document["users"]:
         for kind, workload in users["workload"].items():
             if isinstance(workload, dict) and "requests_per_day" in workload:
-                rate = float(workload["requests_per_day"])
                 path = f"users.{users['name']}.workload.{kind}.requests_per_day"
-                found[path] = _slider(f"requests a day, {users['name']}", rate, 0.1 * rate, 2.0 * rate, 0.05 * rate)
+                found[path] = _slider(f"requests a day, {users['name']}", path, workload["requests_per_day"])
+    least_bond = float(document["economics"]["bonds"]["minimum"])
     for nodes in document["nodes"]:
-        slots, price = int(nodes["slots"]), float(nodes["price"]["output"])
-        found[f"nodes.{nodes['name']}.slots"] = Slider(f"slots, {nodes['name']}", slots, 1, 2 * slots + 2, 1)
-        path = f"nodes.{nodes['name']}.price.output"
-        found[path] = _slider(f"price out, {nodes['name']}", price, 0.1 * price, 3.0 * price, 0.05 * price)
-    for factor in ("price", "latency", "reliability"):
-        found[f"routing.weights.{factor}"] = _slider(
-            f"weight of {factor}", float(document["routing"]["weights"][factor]), 0.0, 8.0, 0.25
-        )
-    found["routing.explore"] = _slider("share of exploration", config.routing.explore, 0.0, 0.5, 0.01)
-    found["routing.newcomer_cap"] = _slider("newcomer cap", config.routing.newcomer_cap, 0.0, 32.0, 1.0)
+        name = nodes["name"]
+        for label, key, value, least in (
+            ("slots", "slots", nodes["slots"], 0.0),
+            ("price out", "price.output", nodes["price"]["output"], 0.0),
+            ("bond, LAI", "bond", nodes["bond"], least_bond),
+        ):
+            found[f"nodes.{name}.{key}"] = _slider(f"{label}, {name}", f"nodes.{name}.{key}", value, least)
     for part in ("burn", "treasury"):
-        share = float(document["economics"]["split"][part])
-        found[f"economics.split.{part}"] = _slider(f"share of fees, {part}", share, 0.0, max(0.2, share), 0.005)
+        path = f"economics.split.{part}"
+        found[path] = _slider(f"share of fees, {part}", path, document["economics"]["split"][part])
     return found
 
 
-def _slider(label: str, value: float, low: float, high: float, step: float) -> Slider:
-    return Slider(label, value, min(low, value), max(high, value), step, dtype=float)
+_STEPS = 80
+"""Of a slider that does not move by whole numbers."""
+
+
+def _slider(label: str, path: str, of: Any, least: float = 0.0) -> Slider:
+    """From the least that the config allows, or a step above, to four times its value, or the most that it allows."""
+    value, (low, high, whole) = float(of), _limits(path)
+    high = min(high, 4.0 * value or 1.0)
+    if whole:
+        return Slider(label, int(value), int(low or 0), int(high), 1)
+    step = high / _STEPS
+    return Slider(label, value, max(step if low is None else low, least), high, step, dtype=float)
+
+
+def _limits(path: str) -> tuple[float | None, float, bool]:
+    """The least, if not only more than 0, and the most that a config may say at a dotted path, and whether it must be whole."""
+    whole = schema()
+    at: Any = whole
+    for step in path.split("."):
+        if "items" in at:  # the entry of this name
+            at = at["items"]
+        else:
+            at = at["properties"][step]
+        at = next((one for one in at.get("anyOf", ()) if one.get("type") != "null"), at)
+        if "$ref" in at:
+            at = whole["$defs"][at["$ref"].rpartition("/")[2]]
+    low = None if "exclusiveMinimum" in at else float(at.get("minimum", 0.0))
+    return low, float(at.get("maximum", inf)), at["type"] == "integer"
 
 
 @solara.component
@@ -121,7 +150,7 @@ def Network(model: LatticeModel) -> None:  # noqa: N802
     """Every node, by population: how many of its slots are taken, or that it is down."""
     update_counter.get()
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, _rows(model) * 0.34 + 1.0), layout="constrained")
+        figure = Figure(figsize=(6.4, _height(model)), layout="constrained")
         axes = figure.subplots()
         _draw_nodes(model, axes)
         solara.FigureMatplotlib(figure, format="svg", bbox_inches="tight")
@@ -138,43 +167,79 @@ def Charts(model: LatticeModel, run: Run | None, kept: Any) -> None:  # noqa: N8
     before = kept.current.before
     solara.Text("; ".join(_told(now)), classes=["lattice-last-epoch"])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 6.4), layout="constrained")
-        for axes, (name, said, colour) in zip(figure.subplots(len(CHARTS), sharex=True), CHARTS, strict=True):
-            if before is not None:
-                axes.plot(before.index, before[name], color=GREY, linewidth=1.2, label="the run" if run else "before Reset")
-            axes.plot(now.index, now[name], "o-", color=colour, markersize=3, label="now")
+        figure = Figure(figsize=(6.8, 8.6), layout="constrained")
+        panels = figure.subplots(-(-len(CHARTS) // 2), 2, sharex=True)
+        for axes, (said, lines) in zip(panels.flat, charts(model.config), strict=True):
+            for name, colour, label in lines:
+                if before is not None and name in before:
+                    axes.plot(before.index, before[name], color=GREY, linewidth=1.2)
+                axes.plot(now.index, now[name], "o-", color=colour, markersize=3, label=label)
             axes.set_title(said)
+            if len(lines) > 1:
+                axes.legend(loc="best", ncols=2)
             axes.update_datalim([(0, 0)])  # room above the highest value in proportion to it
             axes.autoscale_view()
             axes.set_ylim(bottom=0)
             axes.set_xlim(0, model.epochs)
-        axes.set_xlabel("epoch")
+        for axes in panels[-1]:
+            axes.set_xlabel("epoch")
         if before is not None:
-            figure.axes[0].legend(loc="lower right", ncols=2)
+            grey = Line2D([], [], color=GREY, linewidth=1.2, label="the run" if run else "before Reset")
+            figure.legend(handles=[grey], loc="outside upper right")
         solara.FigureMatplotlib(figure, format="svg", bbox_inches="tight")
 
 
+class Chart(NamedTuple):
+    """A title with its unit, and lines: a column of `by_epoch`, its colour, its name."""
+
+    said: str
+    lines: Sequence[tuple[str, str, str]]
+
+
 CHARTS = (
-    ("arrivals_per_h", "requests an hour", BLUE),
-    ("completed_share", "share of ended requests that were completed", GREEN),
-    ("ttft_p95_s", "first token, 95th percentile, s", ORANGE),
-    ("settled_lai", "fees settled, LAI", SKY),
+    Chart("requests an hour", [("arrivals_per_h", BLUE, "")]),
+    Chart("first token, 95th percentile, s", [("ttft_p95_s", ORANGE, "")]),
+    Chart("completed, share of ended requests", [("completed_share", GREEN, "")]),
+    Chart("lost, share of ended requests", [("failed_share", RED, "failed"), ("rejected_share", ORANGE, "rejected")]),
+    Chart("slots busy, share of those on offer", [("utilisation", PURPLE, "")]),
+    Chart("fees settled, LAI", [("settled_lai", SKY, "")]),
+    Chart("revenue of a node, LAI", []),
+    Chart("Gini of the nodes' revenue", [("revenue_gini", BLUE, "")]),
 )
+"""In the place of no lines, one for each population of nodes."""
+
+_POPULATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+
+
+def charts(config: Config) -> list[Chart]:
+    """CHARTS, with a line for each population of a network."""
+    each = [
+        (f"revenue_lai, {nodes.name}", _POPULATIONS[number % len(_POPULATIONS)], nodes.name)
+        for number, nodes in enumerate(config.nodes)
+    ]
+    return [chart if chart.lines else chart._replace(lines=each) for chart in CHARTS]
 
 
 def by_epoch(run: Run) -> pd.DataFrame:
-    """The columns of CHARTS, by the number of the epoch that has ended."""
-    epochs, requests = run.epochs, run.requests
+    """The columns of `charts`, by the number of the epoch that has ended; NaN where there is nothing to measure."""
+    epochs, requests, nodes = run.epochs, run.requests, run.nodes
     ended = epochs["completed"] + epochs["failed"] + epochs["rejected"]
     hours = (epochs["end_ns"] - epochs["start_ns"]) / HOUR_NS
     of = np.searchsorted(epochs["end_ns"].to_numpy(), requests["arrival_ns"].to_numpy(), side="right")
     ttft = [metrics.quantile(metrics.ttft_ns(requests[of == epoch]), 95) for epoch in range(len(epochs))]
+    revenue = nodes.assign(lai=(nodes["settled_nlai"] + nodes["settled_faucet_nlai"]) / NANO)
+    names = [population["name"] for population in run.manifest["config"]["nodes"]]
+    by_node = revenue.groupby(["epoch", "population"])["lai"].mean().unstack().reindex(columns=names)
+    gini = {epoch: metrics.gini(metrics.revenue_nlai(rows).to_numpy()) for epoch, rows in nodes.groupby("epoch")}
     return pd.DataFrame(
         {
             "arrivals_per_h": epochs["arrived"] / hours,
-            "completed_share": epochs["completed"] / ended.where(ended > 0),
+            **{f"{end}_share": epochs[end] / ended.where(ended > 0) for end in ("completed", "failed", "rejected")},
             "ttft_p95_s": [np.nan if ns is None else ns / NANO for ns in ttft],
+            "utilisation": epochs["busy_slot_ns"] / epochs["offered_slot_ns"].where(epochs["offered_slot_ns"] > 0),
             "settled_lai": (epochs["purchased_nlai"] + epochs["faucet_nlai"]) / NANO,
+            "revenue_gini": epochs["epoch"].map(gini).astype(float),
+            **{f"revenue_lai, {name}": epochs["epoch"].map(by_node[name]) for name in by_node},
         }
     ).set_index(epochs["epoch"] + 1)
 
@@ -191,12 +256,21 @@ def _told(now: pd.DataFrame) -> Iterator[str]:
     yield f"{last['settled_lai']:.2f} LAI settled"
 
 
-def _rows(model: LatticeModel) -> int:
-    """Lines that the picture of the nodes has."""
-    return sum(-(-nodes.count // _ACROSS) + 1 for nodes in model.config.nodes)
+def _across(model: LatticeModel) -> int:
+    """Nodes side by side."""
+    return max(_ACROSS, ceil(sqrt(4 * max(nodes.count for nodes in model.config.nodes))))
+
+
+def _height(model: LatticeModel) -> float:
+    """Inches that the picture of the nodes is high."""
+    across = _across(model)
+    lines = sum(-(-nodes.count // across) for nodes in model.config.nodes)
+    return 0.3 * len(model.config.nodes) + 0.34 * lines * _ACROSS / across + 0.8
 
 
 def _draw_nodes(model: LatticeModel, axes: Axes) -> None:
+    across = _across(model)
+    small, gap = _ACROSS / across, across / _ACROSS  # of a mark; of a line of text, in lines of marks
     table = model.nexus.table("nodes")
     line = 0.0
     for nodes in model.config.nodes:
@@ -205,8 +279,8 @@ def _draw_nodes(model: LatticeModel, axes: Axes) -> None:
         load = rows["in_flight"] / np.maximum(rows["slots"], 1)
         up = rows["status"] == UP
         axes.text(-0.6, -line, f"{nodes.name}: {up.sum()} of {len(mine)} up", va="center", fontsize=9)
-        line += 1
-        x, y = np.arange(len(mine)) % _ACROSS, -(line + np.arange(len(mine)) // _ACROSS)
+        line += gap
+        x, y = np.arange(len(mine)) % across, -(line + np.arange(len(mine)) // across)
         for state, where in (
             ("down", ~up),
             ("free", up & (load < 0.5)),
@@ -216,19 +290,19 @@ def _draw_nodes(model: LatticeModel, axes: Axes) -> None:
             axes.scatter(
                 x[where],
                 y[where],
-                s=20 + 60 * np.minimum(load[where], 1.0),
+                s=(20 + 60 * np.minimum(load[where], 1.0)) * small,
                 c=STATES[state][0],
                 marker=STATES[state][1],
                 edgecolors="#555555",
-                linewidths=0.6,
+                linewidths=0.6 * small,
             )
-        line += -(-len(mine) // _ACROSS)
+        line += -(-len(mine) // across) - 1 + gap
     said = {"free": "free", "busy": "half full or more", "full": "full", "down": "down"}
     marks = [
         Line2D([], [], marker=marker, linestyle="", markerfacecolor=colour, markeredgecolor="#555555", label=said[state])
         for state, (colour, marker) in STATES.items()
     ]
     axes.legend(handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
-    axes.set_xlim(-1, _ACROSS)
-    axes.set_ylim(-line, 0.7)
+    axes.set_xlim(-1, across)
+    axes.set_ylim(-line, 0.7 * gap)
     axes.set_axis_off()
