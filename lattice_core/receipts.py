@@ -32,15 +32,16 @@ class Receipts:
 
     def __init__(self, keccak: Callable[[bytes], bytes]) -> None:
         self._keccak = keccak
-        self._epochs: dict[int, dict[int, Receipt]] = {}
+        self._epochs: dict[int, dict[int, bytes]] = {}  # packed, by leg: an epoch may have very many
 
     def add(self, receipt: Receipt) -> None:
         """Enter a receipt; a leg has one, so that entering it again changes nothing."""
-        self._epochs.setdefault(receipt.epoch, {})[receipt.leg] = receipt
+        self._epochs.setdefault(receipt.epoch, {})[receipt.leg] = _PACKED.pack(*receipt)
 
     def usage(self, epoch: int) -> list[Usage]:
         """What the receipts of `epoch` add up to, sorted by payer and node."""
-        receipts = sorted(self._epochs.get(epoch, {}).values(), key=lambda r: (r.account, r.node, r.leg))
+        receipts = [Receipt(*_PACKED.unpack(packed)) for packed in self._epochs.get(epoch, {}).values()]
+        receipts.sort(key=lambda r: (r.account, r.node, r.leg))
         return [
             self._sum(epoch, payer, node, list(group))
             for (payer, node), group in groupby(receipts, key=lambda r: (r.account, r.node))

@@ -5,6 +5,7 @@ hold is for whoever takes it. Written for this one purpose, as a request through
 """
 
 import asyncio
+import ipaddress
 import ssl
 from collections.abc import Callable
 from typing import cast
@@ -97,6 +98,14 @@ def place_of(url: str) -> tuple[str, int]:
         return place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
     except ValueError as error:
         raise OSError("its URL names no host") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`, so that a node there needs no TLS."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Connection(asyncio.Protocol):

@@ -20,9 +20,9 @@ from lattice_core.nexus import Nexus
 from lattice_core.state import ABSENT, DRAINING, KINDS, NONE, UP
 from lattice_core.streams import entity_key
 from lattice_live.application import Application, Errand, check_fresh, document, errand_signer
+from lattice_live.channel import is_loopback
 from lattice_live.models.folder import Manifest
 from lattice_live.node.identity import IdentityError
-from lattice_live.node.tls import is_loopback
 from lattice_live.settlement import Settlement
 from lattice_live.upstream import NodeFailure, Peer, Realm, Upstream
 

@@ -24,7 +24,6 @@ from lattice_live.models.folder import ModelFolder
 from lattice_live.models.store import Progress, silent
 from lattice_live.models.text import Text
 from lattice_live.node.identity import open_key, save_key
-from lattice_live.node.tls import open_certificate
 from lattice_live.recovery import Snapshots, find_start, recover
 from lattice_live.settlement import Settlement
 from lattice_live.sqlite import Reader, Sqlite
@@ -188,6 +187,8 @@ def _certificate(config: Config, folder: Folder) -> Path | None:
     """The Nexus's, which its own chain key vouches for; None if it needs none."""
     if not config.live.tls:
         return None
+    from lattice_live.node.tls import open_certificate
+
     return open_certificate(role_key("oracle"), folder.keys / "nexus.pem")
 
 

@@ -18,7 +18,6 @@ from lattice_core.state import BAD_ANSWER, NODE_LOST, NODE_REFUSED, NODE_TIMEOUT
 from lattice_core.units import NANO
 from lattice_live.channel import Channel, ConnectTimeoutError, NotHTTPError, RefusedError, place_of
 from lattice_live.models.folder import Manifest
-from lattice_live.node import tls
 from lattice_live.node.identity import Challenge, IdentityError, Joining, Terms
 from lattice_live.node.receipts import Auditor, Leg, Progress, ReceiptError, Signed
 from lattice_live.node.sampling import Drawn, Sampling
@@ -235,6 +234,8 @@ class Upstream:
 
     async def _meet(self, peer: Peer) -> ssl.SSLContext:
         """A context for the certificate that the node shows, if its owner vouches for it."""
+        from lattice_live.node import tls  # its library is large, and many networks need none
+
         if self._certificate is None:
             raise IdentityError(f"{peer.url}: needs a certificate of this Nexus's own")
         host, port = place_of(peer.url)

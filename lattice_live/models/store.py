@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile
 
-from lattice_live.models import VARIANTS, ModelError, random
+from lattice_live.models import VARIANTS, ModelError
 from lattice_live.models.catalogue import CATALOGUE, Pullable
-from lattice_live.models.convert import convert
 from lattice_live.models.download import Address, download, pip_address
 from lattice_live.models.folder import CONVERTER, ModelFolder, digest
 
@@ -74,8 +73,10 @@ def resolve_random(seed: int) -> ModelFolder:
     name = f"random-{seed}"
     if (folder := _ready(name, "fp32")) is not None:
         return folder
+    from lattice_live.models.random import build  # as below: libraries that only who makes models needs
+
     with _writing(name) as home:
-        return _ready(name, "fp32") or random.build(home / "fp32", seed)
+        return _ready(name, "fp32") or build(home / "fp32", seed)
 
 
 def installed() -> list[Installed]:
@@ -145,6 +146,8 @@ def _converted(gguf: Path, name: str, variant: str, progress: Progress) -> Model
     if variant in VARIANTS:
         for left in (path, *path.parent.glob(f".{variant}.*")):  # by another version of the converter, by who was killed
             shutil.rmtree(left, ignore_errors=True)
+    from lattice_live.models.convert import convert
+
     size = gguf.stat().st_size
     progress("convert", 0, size)
     folder = convert(gguf, path, variant)

@@ -25,6 +25,7 @@ import uvicorn
 
 from lattice_core.chain.keys import Key
 from lattice_core.units import MAX_TOKENS
+from lattice_live.channel import is_loopback
 from lattice_live.heads import Bounded
 from lattice_live.models.folder import ModelFolder
 from lattice_live.models.random import build
@@ -48,7 +49,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.tls and not (arguments.key and arguments.nexus_cert):
         parser.error("--tls needs --key and --nexus-cert")
-    if not arguments.tls and not tls.is_loopback(arguments.host):
+    if not arguments.tls and not is_loopback(arguments.host):
         parser.error(f"--host: without --tls must be an address of this machine's loopback, not {arguments.host}")
     for number in (signal.SIGTERM, signal.SIGINT):  # explicit: a background job inherits SIGINT ignored
         signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises the signal again once it has stopped

@@ -10,7 +10,6 @@ reads the chain address from the certificate it shows, and from then on accepts 
 """
 
 import asyncio
-import ipaddress
 import os
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -142,11 +141,3 @@ def _make(key: Key, file: Path) -> None:
 def _voucher_digest(key: PublicKeyTypes) -> bytes:
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return digest(_NO_CHAIN, CERTIFICATE, [sha256(spki).digest()])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`, so that a node there needs no TLS."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
