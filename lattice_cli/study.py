@@ -58,18 +58,17 @@ def _made(arguments: argparse.Namespace, kind: str, command: Callable[..., int])
     study = read_study(arguments.study, kind, arguments.overrides)
     _ask(arguments, study)
     workers = executor(arguments.executor, arguments.workers, arguments.address)
-    store = Store.open(arguments.out or default_folder(study), study, fresh=arguments.no_cache)
-    if store.is_complete:
-        print(f"{store.folder}: holds this study already; nothing is run. --no-cache makes it anew", file=sys.stderr)
-    else:
-        try:
-            with interruptible(), workers, _bar() as told:
-                command(study, store, workers, told)
-        except KeyboardInterrupt:
-            print(
-                f"{arguments.study}: interrupted with {len(store.done())} runs done; the same command goes on", file=sys.stderr
-            )
-            return _INTERRUPTED
+    with Store.open(arguments.out or default_folder(study), study, fresh=arguments.no_cache) as store:
+        if store.is_complete:
+            print(f"{store.folder}: holds this study already; nothing is run. --no-cache makes it anew", file=sys.stderr)
+        else:
+            try:
+                with interruptible(), workers, _bar() as told:
+                    command(study, store, workers, told)
+            except KeyboardInterrupt:
+                done = len(store.done())
+                print(f"{arguments.study}: interrupted with {done} runs done; the same command goes on", file=sys.stderr)
+                return _INTERRUPTED
     if not (store.folder / REPORT).exists():
         from lattice_sim.study.report import write_report
 

@@ -1,7 +1,10 @@
 """A sweep: kept as it goes, resumed to the same bytes, not made twice; and what is said of it."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,9 +28,9 @@ KEYS = ["point", "replication", "seed"]
 def made(folder: Path, told: Callable[[int, int], object] = lambda done, of: None, **changes: Any) -> Store:
     """A study in `folder`/out, made here."""
     found = study(folder, **changes)
-    store = Store.open(folder / "out", found)
-    if not store.is_complete:
-        sweep(found, store, InProcess(), told)
+    with Store.open(folder / "out", found) as store:
+        if not store.is_complete:
+            sweep(found, store, InProcess(), told)
     return store
 
 
@@ -101,6 +104,55 @@ def test_an_older_one_stays_however_often_the_new_one_is_begun(tmp_path: Path) -
     made(tmp_path)
     found = study(tmp_path, replications=1)
     for _ in range(2):
+        Store.open(tmp_path / "out", found, fresh=True).close()
+    assert len(load_study(tmp_path / ".out.old")) == 4
+
+
+MAKING = """
+import sys, time
+from lattice_sim.study.document import read_study
+from lattice_sim.study.store import Store
+
+store = Store.open(sys.argv[2], read_study(sys.argv[1], "sweep"))
+print("mine", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another_process(asked: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """One that makes this study, and is killed in the end."""
+    with subprocess.Popen([sys.executable, "-c", MAKING, asked, out], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "mine\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_study_is_made_by_one_process_at_a_time_and_by_the_next_one_if_that_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = written(tmp_path), tmp_path / "out"
+    command = ["sweep", str(path), "--out", str(out), "--executor", "inprocess"]
+    with another_process(path, out) as process:
+        before = {file: file.read_bytes() for file in out.iterdir()}
+        for more in ([], ["--no-cache"]):
+            assert main([*command, *more]) == 2
+            said = f"{out}: is being made by another process (PID {process.pid}); wait for its end, or choose another --out\n"
+            assert capsys.readouterr().err.endswith(said)
+        assert {file: file.read_bytes() for file in out.iterdir()} == before
+        assert load_study(out).empty
+    assert (out / "lock").exists()
+    assert main(command) == 0
+    assert not (out / "lock").exists()
+
+
+def test_a_study_that_replaces_another_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
+    made(tmp_path)
+    found = study(tmp_path, replications=1)
+    with Store.open(tmp_path / "out", found, fresh=True), pytest.raises(ConfigError, match="is being made by another process"):
         Store.open(tmp_path / "out", found, fresh=True)
     assert len(load_study(tmp_path / ".out.old")) == 4
 
@@ -165,11 +217,10 @@ def test_one_that_is_stopped_makes_no_other_number_of_replications(tmp_path: Pat
             raise KeyboardInterrupt
 
     for name in ("once", "twice"):
-        store = Store.open(tmp_path / name, found)
         if name == "twice":
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt), Store.open(tmp_path / name, found) as store:
                 sweep(found, store, Instant(), stop)
-            store = Store.open(tmp_path / name, found)
+        store = Store.open(tmp_path / name, found)
         sweep(found, store, Instant())
         assert 2 * 20 < len(store.frame()) < 2 * 1_000
     assert (tmp_path / "once" / "results.parquet").read_bytes() == (tmp_path / "twice" / "results.parquet").read_bytes()
