@@ -16,17 +16,14 @@ from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from lattice_sim.study.document import Question, Range, Sensitivity, Sweep, Tune
 from lattice_sim.study.search import DEFAULTS
 from lattice_sim.study.sensitivity import RANKED_BY
-from lattice_sim.study.statistics import mean_interval
-from lattice_sim.study.sweep import Effect, effects, trends
+from lattice_sim.study.statistics import is_clear, mean_interval
+from lattice_sim.study.sweep import Effect, Trend, effects, trends
 
 MOST_LINES = 6
 """Levels of a second factor that have a line each."""
 
 MOST_CONTRASTS = 20
 """Differences in one panel."""
-
-CLEAR = 0.05
-"""A corrected p below this counts as a difference."""
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -103,7 +100,8 @@ def over_factors(made: Made, figure: Figure) -> None:
         for row, metric in enumerate(asked.metrics)
         for column, factor in enumerate(asked.factors)
     ]
-    found = {} if asked.design == "grid" else _correlations(made)
+    seen = [] if asked.design == "grid" else trends(made.frame, asked.metrics, list(asked.factors))
+    found = {(trend.metric, trend.factor): trend for trend in seen}
     for place, metric, factor in pairs:
         axes = figure.add_subplot(rows, columns, place)
         if asked.design == "grid":
@@ -155,7 +153,7 @@ def _levels(axes: Axes, made: Made, metric: str, factor: str, named: bool) -> No
         axes.legend(fontsize=7.5, handlelength=1.4, **(over if beside else {"loc": "best", "frameon": True}))
 
 
-def _cloud(axes: Axes, made: Made, metric: str, factor: str, correlation: float | None) -> None:
+def _cloud(axes: Axes, made: Made, metric: str, factor: str, trend: Trend | None) -> None:
     divisor = unit(metric).divisor
     groups = made.frame.dropna(subset=[metric]).groupby("point")
     x = groups[factor].first()
@@ -179,18 +177,14 @@ def _cloud(axes: Axes, made: Made, metric: str, factor: str, correlation: float 
         axes.plot(at, y, linestyle="", marker="o", markersize=4, color=SKY, markeredgewidth=0)
         for level in levels:
             axes.plot(places[level], y[x == level].mean(), marker="_", markersize=16, markeredgewidth=2, color=BLUE)
-    if correlation is not None:
-        axes.set_title(f"ρ {correlation:+.2f}", loc="right", fontweight="normal")
+    if trend is not None and trend.correlation is not None:
+        star = " *" if is_clear(trend.p) else ""
+        axes.set_title(f"ρ {trend.correlation.rho:+.2f}{star}", loc="right", fontweight="normal")
     axes.margins(0.06, 0.1)
 
 
 def _parts(points: int) -> int:
     return int(np.clip(points // 6, 1, 8))
-
-
-def _correlations(made: Made) -> dict[tuple[str, str], float | None]:
-    seen = trends(made.frame, made.asked.metrics, list(made.asked.factors))
-    return {(trend.metric, trend.factor): trend.correlation for trend in seen}
 
 
 def contrasts(made: Made) -> dict[str, list[Effect]]:
@@ -227,8 +221,8 @@ def differences(made: Made, figure: Figure) -> None:
         for effect in of:
             assert effect.change is not None
             interval = effect.change.interval
-            clear = effect.p is not None and effect.p < CLEAR
-            rows.append(_Row(point_name(points[effect.point]), interval.mean, interval.half_width or 0.0, clear, BLUE))
+            name, half = point_name(points[effect.point]), interval.half_width or 0.0
+            rows.append(_Row(name, interval.mean, half, is_clear(effect.p), BLUE))
         _forest(axes, rows, unit(metric))
 
 

@@ -19,10 +19,10 @@ from lattice_sim.study.pareto import pareto
 from lattice_sim.study.pictures import Made, contrasts, heights, known, other_factor, short, unit
 from lattice_sim.study.search import DEFAULTS
 from lattice_sim.study.store import COMPLETE, describe, load_study
-from lattice_sim.study.sweep import effects, trends
+from lattice_sim.study.sweep import Trend, corrected_for, effects, trends
 
-MOST_ROWS = 200
-"""Of a table on the page; results.parquet has all."""
+MOST_ROWS = 48
+"""Of a table on the page; the study's tables have all."""
 
 _TABLES = ("indices", "trials", "held_out")
 
@@ -116,8 +116,8 @@ def _sweep(made: Made) -> Iterator[_Picture]:
             pictures.differences,
             pictures.forest_height(made),
             f"Mean of the paired differences to {first}, with its 95 % interval: each replication has the same users and "
-            "failures at both points. A full mark and a star say that a difference is clear at 5 %, corrected for all "
-            f"contrasts of the metric (Holm).{most} n = {_replications(made)} pairs in each of {of} differences.",
+            "failures at both points. A full mark and a star say that a difference is clear at 5 %, corrected for "
+            f"all of them (Holm).{most} n = {_replications(made)} pairs in each of {of} differences.",
         )
 
 
@@ -131,7 +131,7 @@ def _levels_caption(made: Made) -> str:
         return (
             "A point is the mean of its replications; bars are means over parts of the factor's range, in which others vary "
             "freely. ρ is Spearman's rank correlation over all points, from −1 to 1: near 0, the factor moves nothing by "
-            "itself."
+            "itself; a star says that it is clear at 5 %, corrected for all of them (Holm)."
         )
     interval = "Mean and 95 % interval of each point." if _replications(made) > 1 else "The one run of each point."
     lined = [factor for factor in asked.factors if other_factor(asked, factor)]
@@ -161,21 +161,31 @@ def _sweep_tables(made: Made) -> Iterator[str]:
                 for effect in found
                 if effect.metric == metric
             ]
-            heads = (*names, "mean", "±", "to the first", "±", "p (Holm)", "n")
+            heads = (*names, "mean", "±", "to the first", "±", f"p (Holm, of {corrected_for(found)})", "n")
             yield table(_titled(label, len(rows)), heads, rows[:MOST_ROWS])
         return
-    factors = list(asked.factors)
-    seen = trends(made.frame, asked.metrics, factors)
-    numeric = list(dict.fromkeys(trend.factor for trend in seen))
-    if numeric:
-        rows = [(unit(metric).label, *(number(t.correlation) for t in seen if t.metric == metric)) for metric in asked.metrics]
-        yield table("Rank correlation of metric and factor", ("metric", *(short(factors)[name] for name in numeric)), rows)
-    means = made.frame.groupby("point")[asked.metrics].mean()
-    rows = [
-        (*(_shown(value) for value in points[point].values()), *(number(row[m] / unit(m).divisor) for m in asked.metrics))
-        for point, row in means.iterrows()
-    ]
-    yield table(_titled("Means of each point", len(rows)), (*names, *(unit(m).label for m in asked.metrics)), rows[:MOST_ROWS])
+    seen = [trend for trend in trends(made.frame, asked.metrics, list(asked.factors)) if trend.correlation]
+    if seen:
+        shown = short(list(asked.factors))
+        seen.sort(key=lambda trend: -abs(trend.correlation.rho))  # type: ignore[union-attr]
+        rows = [(unit(trend.metric).label, shown[trend.factor], *_correlation(trend)) for trend in seen]
+        heads = ("metric", "factor", "ρ", "95 % interval", f"p (Holm, of {corrected_for(seen)})", "n")
+        yield table(_titled("Rank correlations, the strongest first", len(rows)), heads, rows[:MOST_ROWS])
+    cells: dict[int, list[str]] = {}
+    for effect in effects(made.frame, asked.metrics, common=False):
+        mean, half = _interval(effect.mean, unit(effect.metric).divisor)
+        cells.setdefault(effect.point, []).append(mean if half == "–" else f"{mean} ± {half}")
+    rows = [(*(_shown(value) for value in points[point].values()), *of) for point, of in cells.items()]
+    many = _replications(made)
+    title = f"Mean of each point over {many} replications" if many > 1 else "The one run of each point"
+    yield table(_titled(title, len(rows)), (*names, *(unit(metric).label for metric in asked.metrics)), rows[:MOST_ROWS])
+
+
+def _correlation(trend: Trend) -> tuple[str, str, str, str]:
+    found = trend.correlation
+    assert found is not None
+    ends = "–" if found.low is None or found.high is None else f"{found.low:+.2f} to {found.high:+.2f}"
+    return f"{found.rho:+.2f}", ends, f"{trend.p:.2g}", str(found.n)
 
 
 def _interval(of: Any, divisor: float) -> tuple[str, str]:

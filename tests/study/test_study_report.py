@@ -141,6 +141,18 @@ def test_every_point_has_a_row_for_each_metric_and_all_but_the_first_a_differenc
     assert [row.count("<td>–</td>") for _, row in rows] == [3, 0] * len(METRICS)
 
 
+def test_a_page_of_points_in_space_has_their_means_and_how_sure_each_rank_correlation_is(tmp_path: Path) -> None:
+    text = swept(tmp_path, factors=RANGES, design={"sobol": 64}, replications=3)
+    assert "<th>p (Holm, of 6)</th>" in text
+    price = "<td>charged, LAI</td><td>price</td>"
+    (rho, interval, p), *_ = re.findall(rf"{price}<td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>64</td>", text)
+    low, high = map(float, interval.split(" to "))
+    assert -1 <= low <= float(rho) <= high < 0
+    assert float(p) < 0.05
+    assert "Mean of each point over 3 replications: the first 48 of 64" in text
+    assert len(re.findall(r"<td>[\d.]+ ± [\d.]+</td><td>[\d.]+ ± [\d.]+</td></tr>", text)) == 48
+
+
 def test_one_replication_and_failed_runs_are_said_at_the_top(tmp_path: Path) -> None:
     head = swept(tmp_path, failing=True, factors=GRID, replications=1).partition("<figure>")[0]
     assert "One replication" in head

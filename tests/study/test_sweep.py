@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,9 +17,9 @@ from lattice_core.config import ConfigError
 from lattice_sim import load_study
 from lattice_sim.study import store as stores
 from lattice_sim.study.executors import InProcess
-from lattice_sim.study.statistics import mean_interval, paired
+from lattice_sim.study.statistics import holm, mean_interval, paired
 from lattice_sim.study.store import Store, describe
-from lattice_sim.study.sweep import effects, sweep, trends
+from lattice_sim.study.sweep import corrected_for, effects, sweep, trends
 from lattice_sim.study.task import Plan, Row, Task
 from tests.study.asked import study, written
 
@@ -245,11 +246,46 @@ def test_a_replication_that_failed_is_left_out_of_both_sides_of_a_pair(whole: Pa
     assert (second.mean.n, second.change.interval.n) == (2, 1)
 
 
+def test_p_is_corrected_for_all_metrics_at_all_points() -> None:
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        [
+            {"point": point, "replication": r, "a": 0.5 * point + rng.normal(), "b": rng.normal()}
+            for point in range(3)
+            for r in range(8)
+        ]
+    )
+    found = [effect for effect in effects(frame, ["a", "b"], common=True) if effect.change]
+    raw = [effect.change.p for effect in found if effect.change]
+    assert corrected_for(found) == 4
+    assert [effect.p for effect in found] == holm(raw)  # type: ignore[arg-type]
+
+
 def test_a_trend_is_the_rank_correlation_of_factor_and_metric() -> None:
-    frame = pd.DataFrame({"point": range(9), "a": range(9), "b": [1.0] * 9, "c": list("abcdefghi")})
+    frame = pd.DataFrame({"point": range(9), "a": range(9), "b": [1.0] * 9, "c": list("abcdefghi"), "d": [3, 1, 2] * 3})
     frame["m"] = -(frame["a"] ** 3)
-    rising, still = trends(frame, ["m"], ["a", "b", "c"])
-    assert (rising.correlation, still.correlation) == (pytest.approx(-1.0), None)
+    rising, still, other = seen = trends(frame, ["m"], ["a", "b", "c", "d"])
+    assert rising.correlation is not None
+    assert rising.correlation.rho == -1.0
+    assert (still.correlation, still.p) == (None, None)
+    assert other.correlation is not None
+    assert [rising.p, other.p] == holm([rising.correlation.p, other.correlation.p])
+    assert corrected_for(seen) == 2
+
+
+def test_each_points_mean_and_interval_are_kept(whole: Path, tmp_path: Path) -> None:
+    table, frame = pd.read_parquet(whole / "points.parquet"), load_study(whole)
+    first, second = effects(frame, ["charged_nlai"], common=True)
+    kept = table[table["metric"] == "charged_nlai"]
+    assert kept["routing.weights.price"].tolist() == [0.5, 2.0]
+    assert kept["mean"].tolist() == [effect.mean.mean for effect in (first, second) if effect.mean]
+    assert kept["half_width"].tolist() == [effect.mean.half_width for effect in (first, second) if effect.mean]
+    assert second.change is not None
+    assert kept["difference"].iloc[1] == second.change.interval.mean
+    space = made(tmp_path, design={"sobol": 2}, factors={"routing.weights.price": {"from": 0.5, "to": 2}})
+    table = pd.read_parquet(space.folder / "points.parquet")
+    assert (len(table), table["n"].unique().tolist()) == (2 * 3, [2])
+    assert table["difference"].isna().all()  # no point of these is one to compare with
 
 
 def test_one_replication_has_no_interval_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
