@@ -108,7 +108,7 @@ def over_factors(made: Made, figure: Figure) -> None:
             _levels(axes, made, metric, factor, named=place <= columns)
         else:
             _cloud(axes, made, metric, factor, found.get((metric, factor)))
-        axes.yaxis.set_major_formatter(_PLAIN)
+        axes.yaxis.set_major_formatter(PLAIN)
         low, high = axes.get_ylim()
         if high - low < 1e-6 * abs(high):  # nothing but rounding
             axes.set_ylim(0.95 * low, 1.05 * high)
@@ -163,7 +163,7 @@ def _cloud(axes: Axes, made: Made, metric: str, factor: str, trend: Trend | None
     if isinstance(spec, Range):
         if spec.scale == "log":
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(_PLAIN)
+            axes.xaxis.set_major_formatter(PLAIN)
             axes.xaxis.set_minor_formatter(NullFormatter())
         at = x.to_numpy(float)
         edges = (np.geomspace if spec.scale == "log" else np.linspace)(spec.low, spec.high, 1 + _parts(len(x)))
@@ -247,7 +247,7 @@ def _forest(axes: Axes, rows: Sequence[_Row], of: Unit) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.name} *" if row.clear else row.name for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.margins(x=0.1)
     axes.grid(axis="y", visible=False)
     axes.set_title(of.label)
@@ -332,7 +332,7 @@ def _factor_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
 
 
 def convergence(made: Made, figure: Figure) -> None:
@@ -440,7 +440,7 @@ def held_out(made: Made, figure: Figure) -> None:
 
 # Axes
 
-_PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "\N{MINUS SIGN}"))
+PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "\N{MINUS SIGN}"))
 """Whole numbers beside the ticks, and no power of ten or offset elsewhere."""
 
 

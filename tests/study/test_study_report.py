@@ -165,6 +165,12 @@ def test_a_tuning_study_without_a_front_says_so(tmp_path: Path) -> None:
     assert "Tuned against defaults" not in text
 
 
+def test_no_picture_names_a_metric_as_the_tables_columns_do(text: str) -> None:
+    drawn = b"".join(base64.b64decode(link.partition("base64,")[2]) for link in Page(text).links).decode()
+    assert any(unit(metric).label in drawn for metric in METRICS)  # as a comment beside its outlines
+    assert not any(metric in drawn for metric in METRICS)
+
+
 def test_a_study_that_was_not_finished_has_no_report_yet(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "out", study(tmp_path))
     with pytest.raises(ConfigError, match=r"out: must be complete for a report"):
