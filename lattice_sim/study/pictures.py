@@ -72,40 +72,32 @@ def point_name(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{names[path]} {_level(value)}" for path, value in point.items())
 
 
-def heights(panels: int, columns: int, each: float) -> float:
-    """Inches of a picture of so many panels."""
-    return max(1, -(-panels // columns)) * each
-
-
-def grid_of(asked: Question) -> tuple[int, int]:
-    """Rows and columns of the panels of each metric over each factor. Of several factors, each metric begins a row."""
-    metrics, factors = len(asked.metrics), len(asked.factors)
-    if factors == 1:
-        return -(-metrics // 2), 2
-    columns = 2 if factors in (2, 4) else 3
-    return metrics * -(-factors // columns), columns
+def columns(factors: int) -> int:
+    """Panels side by side of metrics over so many factors: of one factor two metrics; of several, each metric begins a row."""
+    return 2 if factors in (1, 2, 4) else 3
 
 
 # A sweep
 
 
-def over_factors(made: Made, figure: Figure) -> None:
+def over_factors(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Each metric over each factor: of a grid means with intervals, of a design that fills the space its points."""
     asked = made.asked
     assert isinstance(asked, Sweep)
-    rows, columns = grid_of(asked)
-    each = rows * columns // len(asked.metrics) if len(asked.factors) > 1 else 1
+    abreast = columns(len(asked.factors))
+    each = 1 if len(asked.factors) == 1 else abreast * -(-len(asked.factors) // abreast)
+    rows = -(-each * len(metrics) // abreast)
     pairs = [
         (1 + each * row + column, metric, factor)
-        for row, metric in enumerate(asked.metrics)
+        for row, metric in enumerate(metrics)
         for column, factor in enumerate(asked.factors)
     ]
     seen = [] if asked.design == "grid" else trends(made.frame, asked.metrics, list(asked.factors))
     found = {(trend.metric, trend.factor): trend for trend in seen}
     for place, metric, factor in pairs:
-        axes = figure.add_subplot(rows, columns, place)
+        axes = figure.add_subplot(rows, abreast, place)
         if asked.design == "grid":
-            _levels(axes, made, metric, factor, named=place <= columns)
+            _levels(axes, made, metric, factor, named=place <= abreast)
         else:
             _cloud(axes, made, metric, factor, found.get((metric, factor)))
         axes.yaxis.set_major_formatter(PLAIN)
@@ -148,7 +140,7 @@ def _levels(axes: Axes, made: Made, metric: str, factor: str, named: bool) -> No
         )
     axes.margins(x=0.08, y=0.12)
     if other and named and axes.has_data():
-        beside = sum(len(str(line)) for line in lines) < 12  # as much as the title leaves
+        beside = sum(len(text) for text in axes.get_legend_handles_labels()[1]) <= 30  # as much as the title leaves
         over: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(lines), "borderaxespad": 0}
         axes.legend(fontsize=7.5, handlelength=1.4, **(over if beside else {"loc": "best", "frameon": True}))
 
@@ -206,19 +198,13 @@ def _distance(effect: Effect) -> float:
     return abs(mean) / half if half else np.inf if mean else 0.0
 
 
-def forest_height(made: Made) -> float:
-    shown = contrasts(made)
-    return heights(len(shown), 2, 1.0 + 0.24 * max((len(of) for of in shown.values()), default=1))
-
-
-def differences(made: Made, figure: Figure) -> None:
+def differences(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Each point's paired difference to the first, with its interval."""
-    shown = contrasts(made)
-    points = made.manifest["points"]
-    for place, (metric, of) in enumerate(shown.items(), 1):
-        axes = figure.add_subplot(-(-len(shown) // 2), 2, place)
+    shown, points = contrasts(made), made.manifest["points"]
+    for place, metric in enumerate(metrics, 1):
+        axes = figure.add_subplot(-(-len(metrics) // 2), 2, place)
         rows = []
-        for effect in of:
+        for effect in shown[metric]:
             assert effect.change is not None
             interval = effect.change.interval
             name, half = point_name(points[effect.point]), interval.half_width or 0.0
@@ -275,9 +261,9 @@ def last(made: Made) -> pd.DataFrame:
     return table[table["samples"] == table["samples"].max()]
 
 
-def shares(made: Made, figure: Figure) -> None:
+def shares(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Sobol's indices, first and total, with intervals: a panel for each metric."""
-    metrics, names = known(made), short(list(made.asked.factors))
+    names = short(list(made.asked.factors))
     for place, metric in enumerate(metrics, 1):
         axes = figure.add_subplot(-(-len(metrics) // 2), 2, place)
         ranked = ranking(made, metric)
@@ -289,9 +275,9 @@ def shares(made: Made, figure: Figure) -> None:
             axes.legend(loc="lower right")
 
 
-def effects_and_spread(made: Made, figure: Figure) -> None:
+def effects_and_spread(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Morris' μ* with intervals and, beside it, σ against μ*: a row for each metric."""
-    metrics, names = known(made), short(list(made.asked.factors))
+    names = short(list(made.asked.factors))
     for place, metric in enumerate(metrics):
         bars, plane = (figure.add_subplot(len(metrics), 2, 2 * place + side) for side in (1, 2))
         ranked, shown = ranking(made, metric), unit(metric)
@@ -335,10 +321,10 @@ def _factor_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.xaxis.set_major_formatter(PLAIN)
 
 
-def convergence(made: Made, figure: Figure) -> None:
+def convergence(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """The index that ranks the factors, over the length of the sample: a panel for each metric."""
     assert isinstance(made.asked, Sensitivity)
-    metrics, names, index = known(made), short(list(made.asked.factors)), RANKED_BY[made.asked.method]
+    names, index = short(list(made.asked.factors)), RANKED_BY[made.asked.method]
     table = made.tables["indices"]
     counts = sorted(table["samples"].unique())
     for place, metric in enumerate(metrics, 1):
@@ -423,13 +409,14 @@ def _ends(factor: Any) -> tuple[str, str]:
     return str(factor[0]), str(factor[-1]) if len(factor) > 1 else ""
 
 
-def held_out(made: Made, figure: Figure) -> None:
+def held_out(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Tuned less defaults by seeds that the search has not seen: a panel for each objective, a row for each scenario."""
     asked, judged = made.asked, made.tables["held_out"]
     assert isinstance(asked, Tune)
     looks = {"better": (True, GREEN, "o"), "worse": (True, RED, "s"), "unclear": (False, "#666666", "o")}
-    for place, aim in enumerate(asked.objectives, 1):
-        axes = figure.add_subplot(-(-len(asked.objectives) // 2), min(2, len(asked.objectives)), place)
+    aims = [aim for aim in asked.objectives if aim.metric in metrics]
+    for place, aim in enumerate(aims, 1):
+        axes = figure.add_subplot(-(-len(aims) // 2), min(2, len(aims)), place)
         rows = [
             _Row(row["scenario"], row["difference"], row["half_width"], *looks[row["verdict"]])
             for _, row in judged[judged["objective"] == aim.metric].iterrows()

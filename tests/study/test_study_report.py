@@ -16,7 +16,7 @@ from lattice_core.config import ConfigError
 from lattice_sim import networks
 from lattice_sim.study import sensitivity, sweep, tune
 from lattice_sim.study.pictures import short, unit
-from lattice_sim.study.report import report, write_report
+from lattice_sim.study.report import MOST_INCHES, report, write_report
 from lattice_sim.study.store import Store
 from lattice_sim.study.task import Plan, Row, Task
 from tests.sim.test_report import Page
@@ -29,6 +29,7 @@ RANGES: dict[str, Any] = {
 }
 GRID: dict[str, Any] = {"routing.weights.price": [0.5, 1, 2], "routing.retries": [0, 1, 2]}
 METRICS = ["charged_nlai", "ttft_p95_s"]
+FOUR = [*METRICS, "completed_share", "revenue_gini"]
 
 
 class MadeUp:
@@ -96,7 +97,7 @@ def tuned(folder: Path, **changes: Any) -> str:
 
 PAGES = {
     "grid of one factor": lambda folder: swept(folder),
-    "grid of two factors": lambda folder: swept(folder, factors=GRID, replications=5),
+    "grid of two factors": lambda folder: swept(folder, factors=GRID, replications=5, metrics=FOUR),
     "space": lambda folder: swept(folder, factors=RANGES, design={"sobol": 32}),
     "morris": lambda folder: sensed(folder, "morris"),
     "sobol": lambda folder: sensed(folder, "sobol"),
@@ -169,6 +170,24 @@ def test_no_picture_names_a_metric_as_the_tables_columns_do(text: str) -> None:
     drawn = b"".join(base64.b64decode(link.partition("base64,")[2]) for link in Page(text).links).decode()
     assert any(unit(metric).label in drawn for metric in METRICS)  # as a comment beside its outlines
     assert not any(metric in drawn for metric in METRICS)
+
+
+def test_every_picture_fits_on_a_printed_page(text: str) -> None:
+    for link in Page(text).links:
+        picture = ElementTree.fromstring(base64.b64decode(link.partition("base64,")[2]))
+        assert float(picture.attrib["height"].removesuffix("pt")) <= 72 * MOST_INCHES
+
+
+def test_pictures_of_more_metrics_than_fit_on_a_page_are_in_parts_and_a_legend_is_in_each(tmp_path: Path) -> None:
+    text = swept(tmp_path, factors=GRID, replications=5, metrics=FOUR)
+    first, second, other, *_ = [base64.b64decode(link.partition("base64,")[2]).decode() for link in Page(text).links]
+    assert "<strong>1. Each metric over each factor, 1 of 2.</strong>" in text
+    assert "<strong>2. Each metric over each factor, 2 of 2.</strong> As before, of other metrics. n = 5" in text
+    for metric in FOUR:
+        assert (unit(metric).label in first) != (unit(metric).label in second)
+    assert "retries 1" in first
+    assert "retries 1" in second
+    assert all(unit(metric).label in other for metric in FOUR)
 
 
 def test_a_study_that_was_not_finished_has_no_report_yet(tmp_path: Path) -> None:
