@@ -137,7 +137,7 @@ def _sweep(made: Made) -> Iterator[_Picture]:
             1.0 + 0.24 * max(map(len, shown.values())),
             f"Mean of the paired differences to {first}, with its 95 % interval: each replication has the same users and "
             "failures at both points. A full mark and a star say that a difference is clear at 5 %, corrected for "
-            f"all of them (Holm).{most}",
+            f"all differences of the study (Holm).{most}",
             f"n = {_replications(made)} pairs in each of {of} differences.",
         )
 
