@@ -58,18 +58,17 @@ def _made(arguments: argparse.Namespace, kind: str, command: Callable[..., int])
     study = read_study(arguments.study, kind, arguments.overrides)
     _ask(arguments, study)
     workers = executor(arguments.executor, arguments.workers, arguments.address)
-    store = Store.open(arguments.out or default_folder(study), study, fresh=arguments.no_cache)
-    if store.is_complete:
-        print(f"{store.folder}: holds this study already; nothing is run. --no-cache makes it anew", file=sys.stderr)
-    else:
-        try:
-            with interruptible(), workers, _bar() as told:
-                command(study, store, workers, told)
-        except KeyboardInterrupt:
-            print(
-                f"{arguments.study}: interrupted with {len(store.done())} runs done; the same command goes on", file=sys.stderr
-            )
-            return _INTERRUPTED
+    with Store.open(arguments.out or default_folder(study), study, fresh=arguments.no_cache) as store:
+        if store.is_complete:
+            print(f"{store.folder}: holds this study already; nothing is run. --no-cache makes it anew", file=sys.stderr)
+        else:
+            try:
+                with interruptible(), workers, _bar() as told:
+                    command(study, store, workers, told)
+            except KeyboardInterrupt:
+                done = len(store.done())
+                print(f"{arguments.study}: interrupted with {done} runs done; the same command goes on", file=sys.stderr)
+                return _INTERRUPTED
     if not (store.folder / REPORT).exists():
         from lattice_sim.study.report import write_report
 
@@ -115,8 +114,8 @@ def _sweep(study: "Study", store: "Store", workers: "Executor", told: Callable[[
 
 
 def _sweep_tables(study: "Study", store: "Store") -> int:
-    from lattice_sim.study.statistics import LEVEL
-    from lattice_sim.study.sweep import effects, trends
+    from lattice_sim.study.statistics import LEVEL, is_clear
+    from lattice_sim.study.sweep import corrected_for, effects, trends
 
     frame, asked = store.frame(), study.asked
     points, factors = store.manifest["points"], list(asked.factors)
@@ -124,12 +123,11 @@ def _sweep_tables(study: "Study", store: "Store") -> int:
     print(f"{asked.name}: {asked.question}".rstrip(": "))
     if design == "grid":
         found = effects(frame, asked.metrics, common=asked.seeds == "common")
+        heads = [*factors, "mean", "+/-", "to the first", "+/-", f"p (Holm, of {corrected_for(found)})", "n"]
         for metric in asked.metrics:
             rows = [effect for effect in found if effect.metric == metric]
             print(f"\n{metric}")
-            _print(
-                [*factors, "mean", "+/-", "to the first", "+/-", "p (Holm)", "n"], [_effect(points, e) for e in rows[:_SHOWN]]
-            )
+            _print(heads, [_effect(points, e) for e in rows[:_SHOWN]])
             if len(rows) > _SHOWN:
                 print(f"… and {len(rows) - _SHOWN} points more, in {store.folder}")
         if frame["replication"].nunique() > 1:
@@ -138,9 +136,12 @@ def _sweep_tables(study: "Study", store: "Store") -> int:
     else:
         print(f"\nrank correlation of factor and metric over {len(points)} points")
         seen = trends(frame, asked.metrics, factors)
-        numeric = list(dict.fromkeys(trend.factor for trend in seen))
-        cells = [[metric, *(_number(t.correlation) for t in seen if t.metric == metric)] for metric in asked.metrics]
-        _print(["metric", *numeric], cells)
+        cells = {metric: [metric] for metric in asked.metrics}
+        for trend in seen:
+            shown = f"{trend.correlation.rho:+.2f}" if trend.correlation else "-"
+            cells[trend.metric].append(f"{shown} *" if is_clear(trend.p) else f"{shown}  ")
+        _print(["metric", *(f"{factor}  " for factor in dict.fromkeys(trend.factor for trend in seen))], list(cells.values()))
+        print(f"* p < {1 - LEVEL:.2g}, corrected for all {corrected_for(seen)} (Holm)")
     _failures(frame)
     if frame["replication"].nunique() == 1:
         print("\none replication: nothing can be said of how far its figures are from the mean")

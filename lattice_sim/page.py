@@ -30,7 +30,11 @@ def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], marke
         f"<tr>{''.join(f'<td>{cell if marked_up else escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows
     )  # fmt: skip
     head = f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>" if any(heads) else ""
-    return f'<h2>{escape(title)}</h2>\n<div class="wide"><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody></table></div>'
+    columns = f'style="--columns: {len(heads)}"'  # by which a printed page, which cannot scroll, chooses the letters' size
+    return (
+        f"<h2>{escape(title)}</h2>\n"
+        f'<div class="wide"><table {columns}>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody></table></div>'
+    )
 
 
 def percent(share: float | None) -> str:

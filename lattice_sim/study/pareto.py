@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, SKY, STYLE
 from lattice_sim.study.document import Objective, Tune
+from lattice_sim.study.pictures import PLAIN, unit
 from lattice_sim.study.search import DEFAULTS
 
 _ASIDE = [(7, 6), (7, -13), (-7, 6), (-7, -13), (0, 12), (0, -18), (13, -4), (-13, -4)]
@@ -36,6 +37,7 @@ def pareto(trials: pd.DataFrame, asked: Tune) -> bytes:
 def _panel(axes: Axes, trials: pd.DataFrame, asked: Tune, a: Objective | None, b: Objective) -> None:
     x, y = "trial" if a is None else a.metric, b.metric
     ended = trials[trials["status"].isin(["complete", "broken"])]
+    ended = ended.assign(**{aim.metric: ended[aim.metric] / unit(aim.metric).divisor for aim in asked.objectives})
     front = ended[ended["on_front"]].sort_values([x, y])
     special = ended["on_front"] | ended["chosen"] | (ended["trial"] == DEFAULTS)
     groups: list[tuple[pd.DataFrame, str, dict[str, Any]]] = [
@@ -56,12 +58,14 @@ def _panel(axes: Axes, trials: pd.DataFrame, asked: Tune, a: Objective | None, b
         axes.plot(front[x], front[y], color=BLUE, linewidth=0.7, alpha=0.6)
     axes.set_xlabel(_aim(a) if a else "trial")
     axes.set_ylabel(_aim(b))
+    axes.xaxis.set_major_formatter(PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
     axes.margins(0.08)
     _label(axes, [(float(row[x]), float(row[y]), str(row["trial"])) for _, row in front.iterrows()])
 
 
 def _aim(objective: Objective) -> str:
-    return f"{objective.metric} (less is better)" if objective.minimise else f"{objective.metric} (more is better)"
+    return f"{unit(objective.metric).label} ({'less' if objective.minimise else 'more'} is better)"
 
 
 def _label(axes: Axes, marks: list[tuple[float, float, str]]) -> None:

@@ -16,17 +16,14 @@ from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from lattice_sim.study.document import Question, Range, Sensitivity, Sweep, Tune
 from lattice_sim.study.search import DEFAULTS
 from lattice_sim.study.sensitivity import RANKED_BY
-from lattice_sim.study.statistics import mean_interval
-from lattice_sim.study.sweep import Effect, effects, trends
+from lattice_sim.study.statistics import is_clear, mean_interval
+from lattice_sim.study.sweep import Effect, Trend, effects, trends
 
 MOST_LINES = 6
 """Levels of a second factor that have a line each."""
 
 MOST_CONTRASTS = 20
 """Differences in one panel."""
-
-CLEAR = 0.05
-"""A corrected p below this counts as a difference."""
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
@@ -75,42 +72,35 @@ def point_name(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{names[path]} {_level(value)}" for path, value in point.items())
 
 
-def heights(panels: int, columns: int, each: float) -> float:
-    """Inches of a picture of so many panels."""
-    return max(1, -(-panels // columns)) * each
-
-
-def grid_of(asked: Question) -> tuple[int, int]:
-    """Rows and columns of the panels of each metric over each factor. Of several factors, each metric begins a row."""
-    metrics, factors = len(asked.metrics), len(asked.factors)
-    if factors == 1:
-        return -(-metrics // 2), 2
-    columns = 2 if factors in (2, 4) else 3
-    return metrics * -(-factors // columns), columns
+def columns(factors: int) -> int:
+    """Panels side by side of metrics over so many factors: of one factor two metrics; of several, each metric begins a row."""
+    return 2 if factors in (1, 2, 4) else 3
 
 
 # A sweep
 
 
-def over_factors(made: Made, figure: Figure) -> None:
+def over_factors(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Each metric over each factor: of a grid means with intervals, of a design that fills the space its points."""
     asked = made.asked
     assert isinstance(asked, Sweep)
-    rows, columns = grid_of(asked)
-    each = rows * columns // len(asked.metrics) if len(asked.factors) > 1 else 1
+    abreast = columns(len(asked.factors))
+    each = 1 if len(asked.factors) == 1 else abreast * -(-len(asked.factors) // abreast)
+    rows = -(-each * len(metrics) // abreast)
     pairs = [
         (1 + each * row + column, metric, factor)
-        for row, metric in enumerate(asked.metrics)
+        for row, metric in enumerate(metrics)
         for column, factor in enumerate(asked.factors)
     ]
-    found = {} if asked.design == "grid" else _correlations(made)
+    seen = [] if asked.design == "grid" else trends(made.frame, asked.metrics, list(asked.factors))
+    found = {(trend.metric, trend.factor): trend for trend in seen}
     for place, metric, factor in pairs:
-        axes = figure.add_subplot(rows, columns, place)
+        axes = figure.add_subplot(rows, abreast, place)
         if asked.design == "grid":
-            _levels(axes, made, metric, factor, named=place <= columns)
+            _levels(axes, made, metric, factor, named=place <= abreast)
         else:
             _cloud(axes, made, metric, factor, found.get((metric, factor)))
-        axes.yaxis.set_major_formatter(_PLAIN)
+        axes.yaxis.set_major_formatter(PLAIN)
         low, high = axes.get_ylim()
         if high - low < 1e-6 * abs(high):  # nothing but rounding
             axes.set_ylim(0.95 * low, 1.05 * high)
@@ -150,12 +140,12 @@ def _levels(axes: Axes, made: Made, metric: str, factor: str, named: bool) -> No
         )
     axes.margins(x=0.08, y=0.12)
     if other and named and axes.has_data():
-        beside = sum(len(str(line)) for line in lines) < 12  # as much as the title leaves
+        beside = sum(len(text) for text in axes.get_legend_handles_labels()[1]) <= 30  # as much as the title leaves
         over: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(lines), "borderaxespad": 0}
         axes.legend(fontsize=7.5, handlelength=1.4, **(over if beside else {"loc": "best", "frameon": True}))
 
 
-def _cloud(axes: Axes, made: Made, metric: str, factor: str, correlation: float | None) -> None:
+def _cloud(axes: Axes, made: Made, metric: str, factor: str, trend: Trend | None) -> None:
     divisor = unit(metric).divisor
     groups = made.frame.dropna(subset=[metric]).groupby("point")
     x = groups[factor].first()
@@ -165,7 +155,7 @@ def _cloud(axes: Axes, made: Made, metric: str, factor: str, correlation: float 
     if isinstance(spec, Range):
         if spec.scale == "log":
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(_PLAIN)
+            axes.xaxis.set_major_formatter(PLAIN)
             axes.xaxis.set_minor_formatter(NullFormatter())
         at = x.to_numpy(float)
         edges = (np.geomspace if spec.scale == "log" else np.linspace)(spec.low, spec.high, 1 + _parts(len(x)))
@@ -179,18 +169,14 @@ def _cloud(axes: Axes, made: Made, metric: str, factor: str, correlation: float 
         axes.plot(at, y, linestyle="", marker="o", markersize=4, color=SKY, markeredgewidth=0)
         for level in levels:
             axes.plot(places[level], y[x == level].mean(), marker="_", markersize=16, markeredgewidth=2, color=BLUE)
-    if correlation is not None:
-        axes.set_title(f"ρ {correlation:+.2f}", loc="right", fontweight="normal")
+    if trend is not None and trend.correlation is not None:
+        star = " *" if is_clear(trend.p) else ""
+        axes.set_title(f"ρ {trend.correlation.rho:+.2f}{star}", loc="right", fontweight="normal")
     axes.margins(0.06, 0.1)
 
 
 def _parts(points: int) -> int:
     return int(np.clip(points // 6, 1, 8))
-
-
-def _correlations(made: Made) -> dict[tuple[str, str], float | None]:
-    seen = trends(made.frame, made.asked.metrics, list(made.asked.factors))
-    return {(trend.metric, trend.factor): trend.correlation for trend in seen}
 
 
 def contrasts(made: Made) -> dict[str, list[Effect]]:
@@ -212,23 +198,17 @@ def _distance(effect: Effect) -> float:
     return abs(mean) / half if half else np.inf if mean else 0.0
 
 
-def forest_height(made: Made) -> float:
-    shown = contrasts(made)
-    return heights(len(shown), 2, 1.0 + 0.24 * max((len(of) for of in shown.values()), default=1))
-
-
-def differences(made: Made, figure: Figure) -> None:
+def differences(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Each point's paired difference to the first, with its interval."""
-    shown = contrasts(made)
-    points = made.manifest["points"]
-    for place, (metric, of) in enumerate(shown.items(), 1):
-        axes = figure.add_subplot(-(-len(shown) // 2), 2, place)
+    shown, points = contrasts(made), made.manifest["points"]
+    for place, metric in enumerate(metrics, 1):
+        axes = figure.add_subplot(-(-len(metrics) // 2), 2, place)
         rows = []
-        for effect in of:
+        for effect in shown[metric]:
             assert effect.change is not None
             interval = effect.change.interval
-            clear = effect.p is not None and effect.p < CLEAR
-            rows.append(_Row(point_name(points[effect.point]), interval.mean, interval.half_width or 0.0, clear, BLUE))
+            name, half = point_name(points[effect.point]), interval.half_width or 0.0
+            rows.append(_Row(name, interval.mean, half, is_clear(effect.p), BLUE))
         _forest(axes, rows, unit(metric))
 
 
@@ -253,7 +233,7 @@ def _forest(axes: Axes, rows: Sequence[_Row], of: Unit) -> None:
     axes.set_yticks(range(len(rows)), [f"{row.name} *" if row.clear else row.name for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.margins(x=0.1)
     axes.grid(axis="y", visible=False)
     axes.set_title(of.label)
@@ -281,9 +261,9 @@ def last(made: Made) -> pd.DataFrame:
     return table[table["samples"] == table["samples"].max()]
 
 
-def shares(made: Made, figure: Figure) -> None:
+def shares(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Sobol's indices, first and total, with intervals: a panel for each metric."""
-    metrics, names = known(made), short(list(made.asked.factors))
+    names = short(list(made.asked.factors))
     for place, metric in enumerate(metrics, 1):
         axes = figure.add_subplot(-(-len(metrics) // 2), 2, place)
         ranked = ranking(made, metric)
@@ -295,9 +275,9 @@ def shares(made: Made, figure: Figure) -> None:
             axes.legend(loc="lower right")
 
 
-def effects_and_spread(made: Made, figure: Figure) -> None:
+def effects_and_spread(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Morris' μ* with intervals and, beside it, σ against μ*: a row for each metric."""
-    metrics, names = known(made), short(list(made.asked.factors))
+    names = short(list(made.asked.factors))
     for place, metric in enumerate(metrics):
         bars, plane = (figure.add_subplot(len(metrics), 2, 2 * place + side) for side in (1, 2))
         ranked, shown = ranking(made, metric), unit(metric)
@@ -338,13 +318,13 @@ def _factor_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.xaxis.set_major_formatter(PLAIN)
 
 
-def convergence(made: Made, figure: Figure) -> None:
+def convergence(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """The index that ranks the factors, over the length of the sample: a panel for each metric."""
     assert isinstance(made.asked, Sensitivity)
-    metrics, names, index = known(made), short(list(made.asked.factors)), RANKED_BY[made.asked.method]
+    names, index = short(list(made.asked.factors)), RANKED_BY[made.asked.method]
     table = made.tables["indices"]
     counts = sorted(table["samples"].unique())
     for place, metric in enumerate(metrics, 1):
@@ -429,13 +409,14 @@ def _ends(factor: Any) -> tuple[str, str]:
     return str(factor[0]), str(factor[-1]) if len(factor) > 1 else ""
 
 
-def held_out(made: Made, figure: Figure) -> None:
+def held_out(made: Made, figure: Figure, metrics: Sequence[str]) -> None:
     """Tuned less defaults by seeds that the search has not seen: a panel for each objective, a row for each scenario."""
     asked, judged = made.asked, made.tables["held_out"]
     assert isinstance(asked, Tune)
     looks = {"better": (True, GREEN, "o"), "worse": (True, RED, "s"), "unclear": (False, "#666666", "o")}
-    for place, aim in enumerate(asked.objectives, 1):
-        axes = figure.add_subplot(-(-len(asked.objectives) // 2), min(2, len(asked.objectives)), place)
+    aims = [aim for aim in asked.objectives if aim.metric in metrics]
+    for place, aim in enumerate(aims, 1):
+        axes = figure.add_subplot(-(-len(aims) // 2), min(2, len(aims)), place)
         rows = [
             _Row(row["scenario"], row["difference"], row["half_width"], *looks[row["verdict"]])
             for _, row in judged[judged["objective"] == aim.metric].iterrows()
@@ -446,7 +427,7 @@ def held_out(made: Made, figure: Figure) -> None:
 
 # Axes
 
-_PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "\N{MINUS SIGN}"))
+PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}".replace("-", "\N{MINUS SIGN}"))
 """Whole numbers beside the ticks, and no power of ten or offset elsewhere."""
 
 

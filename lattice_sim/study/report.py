@@ -1,8 +1,10 @@
 """A study's report: one self-contained page, pictures first, then tables. It is made of what lies in the study's folder."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from html import escape
+from itertools import batched
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +18,16 @@ from lattice_sim.rundir import REPORT, replaced
 from lattice_sim.study import pictures
 from lattice_sim.study.document import KINDS, Sensitivity, Sweep, Tune
 from lattice_sim.study.pareto import pareto
-from lattice_sim.study.pictures import Made, contrasts, heights, known, other_factor, short, unit
+from lattice_sim.study.pictures import Made, contrasts, known, other_factor, short, unit
 from lattice_sim.study.search import DEFAULTS
 from lattice_sim.study.store import COMPLETE, describe, load_study
-from lattice_sim.study.sweep import effects, trends
+from lattice_sim.study.sweep import Trend, corrected_for, effects, trends
 
-MOST_ROWS = 200
-"""Of a table on the page; results.parquet has all."""
+MOST_ROWS = 48
+"""Of a table on the page; the study's tables have all."""
+
+MOST_INCHES = 8.5
+"""Of a picture's height, where its width is 9: so it fits on a printed page with its caption, and under the page's head."""
 
 _TABLES = ("indices", "trials", "held_out")
 
@@ -99,25 +104,41 @@ def _picture(title: str, draw: Callable[[Made, Figure], None], height: float, ca
     return _Picture(title, lambda made: svg(draw, made, height), caption)
 
 
+def _panels(
+    title: str, draw: Callable[..., None], metrics: Sequence[str], abreast: int, each: float, caption: str, n: str
+) -> Iterator[_Picture]:
+    """Pictures of metrics, `abreast` of them in a row of `each` inches: as many as keep each on a printed page."""
+    parts = list(batched(metrics, abreast * max(1, int(MOST_INCHES / each))))
+    for place, part in enumerate(parts, 1):
+        named = f"{title}, {place} of {len(parts)}" if len(parts) > 1 else title
+        said = caption if place == 1 else "As before, of other metrics."
+        yield _picture(named, partial(draw, metrics=part), -(-len(part) // abreast) * each, f"{said} {n}")
+
+
 # A sweep
 
 
 def _sweep(made: Made) -> Iterator[_Picture]:
     asked = made.asked
     assert isinstance(asked, Sweep)
-    height = 2.5 * pictures.grid_of(asked)[0]
+    factors = len(asked.factors)
     n = f"n = {_replications(made)} replication{'s' * (_replications(made) > 1)} of {len(made.manifest['points'])} points."
-    yield _picture("Each metric over each factor", pictures.over_factors, height, f"{_levels_caption(made)} {n}")
+    abreast, each = (2, 2.5) if factors == 1 else (1, 2.5 * -(-factors // pictures.columns(factors)))
+    title = "Each metric over each factor"
+    yield from _panels(title, pictures.over_factors, asked.metrics, abreast, each, _levels_caption(made), n)
     if asked.design == "grid" and (shown := contrasts(made)):
         of, first = sum(len(rows) for rows in shown.values()), pictures.point_name(made.manifest["points"][0])
         most = f" The {pictures.MOST_CONTRASTS} that are farthest from 0 for their width." if _cut(made, shown) else ""
-        yield _picture(
+        yield from _panels(
             "Differences to the first point",
             pictures.differences,
-            pictures.forest_height(made),
+            list(shown),
+            2,
+            1.0 + 0.24 * max(map(len, shown.values())),
             f"Mean of the paired differences to {first}, with its 95 % interval: each replication has the same users and "
-            "failures at both points. A full mark and a star say that a difference is clear at 5 %, corrected for all "
-            f"contrasts of the metric (Holm).{most} n = {_replications(made)} pairs in each of {of} differences.",
+            "failures at both points. A full mark and a star say that a difference is clear at 5 %, corrected for "
+            f"all differences of the study (Holm).{most}",
+            f"n = {_replications(made)} pairs in each of {of} differences.",
         )
 
 
@@ -131,7 +152,7 @@ def _levels_caption(made: Made) -> str:
         return (
             "A point is the mean of its replications; bars are means over parts of the factor's range, in which others vary "
             "freely. ρ is Spearman's rank correlation over all points, from −1 to 1: near 0, the factor moves nothing by "
-            "itself."
+            "itself; a star says that it is clear at 5 %, corrected for all of them (Holm)."
         )
     interval = "Mean and 95 % interval of each point." if _replications(made) > 1 else "The one run of each point."
     lined = [factor for factor in asked.factors if other_factor(asked, factor)]
@@ -161,21 +182,31 @@ def _sweep_tables(made: Made) -> Iterator[str]:
                 for effect in found
                 if effect.metric == metric
             ]
-            heads = (*names, "mean", "±", "to the first", "±", "p (Holm)", "n")
+            heads = (*names, "mean", "±", "to the first", "±", f"p (Holm, of {corrected_for(found)})", "n")
             yield table(_titled(label, len(rows)), heads, rows[:MOST_ROWS])
         return
-    factors = list(asked.factors)
-    seen = trends(made.frame, asked.metrics, factors)
-    numeric = list(dict.fromkeys(trend.factor for trend in seen))
-    if numeric:
-        rows = [(unit(metric).label, *(number(t.correlation) for t in seen if t.metric == metric)) for metric in asked.metrics]
-        yield table("Rank correlation of metric and factor", ("metric", *(short(factors)[name] for name in numeric)), rows)
-    means = made.frame.groupby("point")[asked.metrics].mean()
-    rows = [
-        (*(_shown(value) for value in points[point].values()), *(number(row[m] / unit(m).divisor) for m in asked.metrics))
-        for point, row in means.iterrows()
-    ]
-    yield table(_titled("Means of each point", len(rows)), (*names, *(unit(m).label for m in asked.metrics)), rows[:MOST_ROWS])
+    seen = [trend for trend in trends(made.frame, asked.metrics, list(asked.factors)) if trend.correlation]
+    if seen:
+        shown = short(list(asked.factors))
+        seen.sort(key=lambda trend: -abs(trend.correlation.rho))  # type: ignore[union-attr]
+        rows = [(unit(trend.metric).label, shown[trend.factor], *_correlation(trend)) for trend in seen]
+        heads = ("metric", "factor", "ρ", "95 % interval", f"p (Holm, of {corrected_for(seen)})", "n")
+        yield table(_titled("Rank correlations, the strongest first", len(rows)), heads, rows[:MOST_ROWS])
+    cells: dict[int, list[str]] = {}
+    for effect in effects(made.frame, asked.metrics, common=False):
+        mean, half = _interval(effect.mean, unit(effect.metric).divisor)
+        cells.setdefault(effect.point, []).append(mean if half == "–" else f"{mean} ± {half}")
+    rows = [(*(_shown(value) for value in points[point].values()), *of) for point, of in cells.items()]
+    many = _replications(made)
+    title = f"Mean of each point over {many} replications" if many > 1 else "The one run of each point"
+    yield table(_titled(title, len(rows)), (*names, *(unit(metric).label for metric in asked.metrics)), rows[:MOST_ROWS])
+
+
+def _correlation(trend: Trend) -> tuple[str, str, str, str]:
+    found = trend.correlation
+    assert found is not None
+    ends = "–" if found.low is None or found.high is None else f"{found.low:+.2f} to {found.high:+.2f}"
+    return f"{found.rho:+.2f}", ends, f"{trend.p:.2g}", str(found.n)
 
 
 def _interval(of: Any, divisor: float) -> tuple[str, str]:
@@ -199,29 +230,38 @@ def _sensitivity(made: Made) -> Iterator[_Picture]:
     n = f"n = {asked.samples:,} samples, {len(made.frame):,} runs."
     factors = len(asked.factors)
     if asked.method == "sobol":
-        yield _picture(
+        yield from _panels(
             "What each factor explains",
             pictures.shares,
-            heights(len(metrics), 2, 1.1 + 0.42 * factors),
+            metrics,
+            2,
+            1.1 + 0.42 * factors,
             "Shares of the variance between points, with 95 % bootstrap intervals. First: what a factor explains alone. Total: "
             "that and all it does together with others; where it is much longer than first, factors act on each other. An "
-            f"interval that reaches 0 says that the factor may not matter. {n}",
+            "interval that reaches 0 says that the factor may not matter.",
+            n,
         )
     else:
-        yield _picture(
+        yield from _panels(
             "What each factor moves",
             pictures.effects_and_spread,
-            heights(len(metrics), 1, 1.2 + 0.32 * max(3, factors)),
+            metrics,
+            1,
+            1.2 + 0.32 * max(3, factors),
             "Left, μ*, the mean size of a factor's elementary effects, as if it went through its whole range, with 95 % "
             "bootstrap intervals. Right, σ, their spread: near the axis effects are the same everywhere; at the dashed line "
-            f"and above, they depend on the other factors or on where the factor stands. {n}",
+            "and above, they depend on the other factors or on where the factor stands.",
+            n,
         )
-    yield _picture(
+    yield from _panels(
         "Whether the sample is large enough",
         pictures.convergence,
-        heights(len(metrics), 2, 2.6),
+        metrics,
+        2,
+        2.6,
         "The index that ranks the factors, from a quarter, half and all of the sample, with 95 % bootstrap intervals. If lines "
-        f"still cross at the right, take more samples. {n}",
+        "still cross at the right, take more samples.",
+        n,
     )
 
 
@@ -274,12 +314,14 @@ def _tune(made: Made) -> Iterator[_Picture]:
     )
     if (judged := made.tables.get("held_out")) is not None and len(judged):
         rows = judged.groupby("objective").size().max()
-        yield _picture(
+        yield from _panels(
             "Tuned against defaults, on seeds that the search has not seen",
             pictures.held_out,
-            heights(aims, min(2, aims), 1.3 + 0.3 * rows),
+            [aim.metric for aim in asked.objectives],
+            min(2, aims),
+            1.3 + 0.3 * rows,
             "Mean of the paired differences, with its 95 % interval, in each scenario. A full mark and a star say that the "
-            "interval does not reach 0: a green circle is better, a red square worse; an empty mark leaves it open. "
+            "interval does not reach 0: a green circle is better, a red square worse; an empty mark leaves it open.",
             f"n = {int(judged['n'].min())} pairs in each row.",
         )
 

@@ -55,6 +55,20 @@ class Difference(NamedTuple):
     p: float | None
 
 
+class Correlation(NamedTuple):
+    """A rank correlation of `n` pairs, from −1 to 1, and its interval, None for 3 pairs.
+
+    `p` is of one so far from 0 on either side if there is none.
+    """
+
+    rho: float
+    low: float | None
+    high: float | None
+    p: float
+    n: int
+    level: float
+
+
 class Equivalence(NamedTuple):
     """Whether a mean lies within ± `bound`: `p_low` if it were −bound or less, `p_high` if it were bound or more."""
 
@@ -99,6 +113,31 @@ def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Diff
     return Difference(interval, min(1.0, 2.0 * min(_p_if_at_most(changes, 0.0), _p_if_at_least(changes, 0.0))))
 
 
+def rank_correlation(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Correlation | None:
+    """Spearman's, of three pairs or more, with ties; None if there are fewer, or if either side does not vary.
+
+    p is by Student's t, the interval by Fisher's z with the variance of Bonett & Wright (2000); of pairs in perfect order it
+    has no width. For 16 to 64 pairs that are drawn independently or as a Latin hypercube, 95 % intervals cover 95 to 100 %,
+    of a Sobol sequence 98 to 100 %: what a design spreads evenly varies less than they suppose.
+    """
+    from scipy.special import ndtri
+    from scipy.stats import spearmanr
+
+    _check_level(level)
+    left, right = _finite(a, least=0), _finite(b, least=0)
+    n = len(left)
+    if n < 3 or len(set(left)) == 1 or len(set(right)) == 1:
+        return None
+    found = spearmanr(left, right)
+    rho = min(1.0, max(-1.0, float(found.statistic)))
+    if n == 3:
+        return Correlation(rho, None, None, float(found.pvalue), n, level)
+    if abs(rho) == 1.0:
+        return Correlation(rho, rho, rho, float(found.pvalue), n, level)
+    z, half = math.atanh(rho), float(ndtri((1.0 + level) / 2.0)) * math.sqrt((1.0 + rho * rho / 2.0) / (n - 3))
+    return Correlation(rho, math.tanh(z - half), math.tanh(z + half), float(found.pvalue), n, level)
+
+
 def tost(differences: Sequence[float], bound: float, level: float = LEVEL) -> Equivalence:
     """Two one-sided t tests (Schuirmann 1987): "the same" means that both refuse at 1 − level.
 
@@ -127,6 +166,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         most = max(most, min(1.0, (len(known) - rank) * known[place]))
         corrected[place] = most
     return corrected
+
+
+def is_clear(p: float | None) -> bool:
+    """Whether a corrected p counts: whether it is below 1 − LEVEL."""
+    return p is not None and p < 1.0 - LEVEL
 
 
 def correlation_gain(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Gain:

@@ -3,13 +3,14 @@
 manifest.json        what was asked of what, by which rules; `status` is complete or interrupted
 results.parquet      a row for each replication: point, replication, seed, factors, metrics, status, reason
 parts/*.parquet      the same while the study runs, a file for a few replications; readable, and kept by Ctrl-C
+lock                 held by the process that makes the study; gone once it is complete
 """
 
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +21,7 @@ from lattice_core.config import ConfigError
 from lattice_core.journal import rules_hash
 from lattice_sim.rundir import MANIFEST, PACKAGES, replaced, version, write_table
 from lattice_sim.study.document import Study
+from lattice_sim.study.lock import LOCK, Lock
 from lattice_sim.study.task import Row, Task
 
 FORMAT, VERSION = "lattice-study", 1
@@ -33,11 +35,12 @@ _KEY = ["point", "replication"]
 
 
 class Store:
-    """The directory of one study, in the making or done."""
+    """The directory of one study, in the making or done. It is this process's until it is complete or closed."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], frame: pd.DataFrame) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], lock: Lock | None, frame: pd.DataFrame) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._lock = lock
         self._frame = frame
         self._parts = len(list((folder / PARTS).glob("*.parquet"))) if (folder / PARTS).is_dir() else 0
 
@@ -45,36 +48,39 @@ class Store:
     def open(cls, folder: str | Path, study: Study, *, fresh: bool = False) -> "Store":
         """The directory for `study`: new, or one where the same study was made or begun.
 
-        Raises ConfigError if something else is there, or the same made by other rules; with `fresh`, a study there is set aside
-        and removed once this one is complete.
+        Raises ConfigError if something else is there, the same made by other rules, or another process at work; with `fresh`,
+        a study there is set aside and removed once this one is complete. One that is complete needs no lock.
         """
-        folder = Path(folder)
-        manifest = _manifest(study)
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return cls._new(folder, manifest)
-        there = describe(folder)
-        if fresh:
-            if _aside(folder).exists():  # then what is here was to replace it, and was not finished
-                shutil.rmtree(folder)
-            else:
-                folder.rename(_aside(folder))
-            return cls._new(folder, manifest)
-        differing = [key for key in manifest if key not in _NOT_ASKED and manifest[key] != there.get(key)]
-        if differing:
-            other = {"study", "base"} & set(differing)
-            reason = "another study" if other else f"this study as other code made it: {', '.join(differing)} differ"
-            raise ConfigError(f"{folder}: holds {reason}; choose another --out, or replace it with --no-cache")
-        return cls(folder, there, load_study(folder))
-
-    @classmethod
-    def _new(cls, folder: Path, manifest: dict[str, Any]) -> "Store":
+        folder, asked = Path(folder), _manifest(study)
+        there = _there(folder, asked, fresh)
+        if there and there["status"] == COMPLETE and not fresh:
+            return cls(folder, there, None, load_study(folder))
+        lock = Lock(folder)
         try:
-            (folder / PARTS).mkdir(parents=True)
-        except OSError as error:
-            raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
-        store = cls(folder, manifest, pd.DataFrame())
-        store._write_manifest()
-        return store
+            there = _there(folder, asked, fresh)  # another process may just have ended
+            if there and not fresh:
+                return cls(folder, there, lock, load_study(folder))
+            if there:
+                _set_aside(folder)
+                lock.release()
+                lock = Lock(folder)
+            store = cls(folder, asked, lock, pd.DataFrame())
+            store._write_manifest()
+            return store
+        except BaseException:
+            lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process make the study. What is here can still be read."""
+        if self._lock:
+            self._lock.release()
 
     @property
     def is_complete(self) -> bool:
@@ -100,6 +106,7 @@ class Store:
         for number, factor in self._factors().items():
             frame.insert(3 + number, factor[0], [factor[1][point] for point in frame["point"]])
         self._parts += 1
+        (self.folder / PARTS).mkdir(exist_ok=True)
         self._write(f"{PARTS}/{self._parts:06}.parquet", _typed(frame, self.metrics))
         self._frame = _sorted(pd.concat([self._frame, frame], ignore_index=True) if len(self._frame) else frame)
 
@@ -136,6 +143,7 @@ class Store:
         self._write_manifest()
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         shutil.rmtree(_aside(self.folder), ignore_errors=True)
+        self.close()
 
     def _write(self, name: str, table: pa.Table) -> None:
         try:
@@ -185,6 +193,22 @@ def describe(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def _there(folder: Path, asked: Mapping[str, Any], fresh: bool) -> dict[str, Any] | None:
+    """The manifest of the study in a folder, None of an empty one.
+
+    Raises ConfigError for what is no study and, unless it is to be made afresh, for another study than `asked`.
+    """
+    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}):
+        return None
+    there = describe(folder)
+    differing = [key for key in asked if key not in _NOT_ASKED and asked[key] != there.get(key)]
+    if differing and not fresh:
+        other = {"study", "base"} & set(differing)
+        reason = "another study" if other else f"this study as other code made it: {', '.join(differing)} differ"
+        raise ConfigError(f"{folder}: holds {reason}; choose another --out, or replace it with --no-cache")
+    return there
+
+
 def default_folder(study: Study) -> Path:
     """`studies/<name>-<short hash of what is asked>`."""
     from hashlib import sha256
@@ -218,6 +242,13 @@ def _typed(frame: pd.DataFrame, metrics: Sequence[str]) -> pa.Table:
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(_KEY, kind="stable", ignore_index=True)
+
+
+def _set_aside(folder: Path) -> None:
+    if _aside(folder).exists():  # then what is here was to replace it, and was not finished
+        shutil.rmtree(folder)
+    else:
+        folder.rename(_aside(folder))
 
 
 def _aside(folder: Path) -> Path:

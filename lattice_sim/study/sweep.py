@@ -1,4 +1,7 @@
-"""The sweep: each point of a design, replicated; then intervals, and differences to the first point."""
+"""The sweep: each point of a design, replicated; then intervals, and differences to the first point.
+
+points.parquet       a row for each metric and point: factors, mean ± half_width, n; of a grid also the difference and its p
+"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +14,17 @@ from lattice_core.config import ConfigError, revise
 from lattice_sim.study import design
 from lattice_sim.study.document import Point, Question, Study, Sweep, Until
 from lattice_sim.study.executors import Executor
-from lattice_sim.study.statistics import FIRST_REPLICATIONS, Difference, Interval, holm, mean_interval, paired, replications_for
+from lattice_sim.study.statistics import (
+    FIRST_REPLICATIONS,
+    Correlation,
+    Difference,
+    Interval,
+    holm,
+    mean_interval,
+    paired,
+    rank_correlation,
+    replications_for,
+)
 from lattice_sim.study.store import Store
 from lattice_sim.study.task import Plan, Row, Task, seed_of
 
@@ -51,6 +64,7 @@ def sweep(study: Study, store: Store, workers: Executor, told: Callable[[int, in
     store.plan(points)
     for replications in _rounds(study.asked, store, len(points)):
         replicated(study, store, workers, points, replications, told)
+    store.table("points", _points(study, store.frame()))
     store.finish()
 
 
@@ -146,7 +160,7 @@ class Effect(NamedTuple):
     change: Difference | None
     """None at the first point, and without common random numbers."""
     p: float | None
-    """Of the difference, corrected for all differences of the metric (Holm); None without one, and for a single pair."""
+    """Of the difference, corrected for all that are shown beside it (Holm); None without one, and for a single pair."""
 
 
 def effects(frame: pd.DataFrame, metrics: Sequence[str], *, common: bool) -> list[Effect]:
@@ -154,44 +168,66 @@ def effects(frame: pd.DataFrame, metrics: Sequence[str], *, common: bool) -> lis
     found: list[Effect] = []
     for metric in metrics:
         table = frame.pivot(index="replication", columns="point", values=metric)
-        changes: dict[int, Difference] = {}
         points = [int(point) for point in table.columns]
-        for point in points[1:] if common else []:
-            pairs = table[[points[0], point]].dropna()
-            if len(pairs):
-                changes[point] = paired(pairs.iloc[:, 0].tolist(), pairs.iloc[:, 1].tolist())
-        known = {point: change.p for point, change in changes.items() if change.p is not None}
-        corrected = dict(zip(known, holm(list(known.values())), strict=True))
         for point in points:
             values = table[point].dropna().tolist()
-            mean = mean_interval(values) if values else None
-            found.append(Effect(metric, point, mean, changes.get(point), corrected.get(point)))
-    return found
+            change = _change(table[points[0]], table[point]) if common and point != points[0] else None
+            found.append(Effect(metric, point, mean_interval(values) if values else None, change, change and change.p))
+    return _corrected(found)
+
+
+def _change(first: pd.Series, other: pd.Series) -> Difference | None:
+    """Of a metric at two points, by replication; None if none has both."""
+    known = first.notna() & other.notna()
+    return paired(first[known].tolist(), other[known].tolist()) if known.any() else None
 
 
 class Trend(NamedTuple):
-    """How a metric's mean at a point goes with a factor over all points: Spearman's rank correlation, from −1 to 1."""
+    """How a metric's mean at a point goes with a factor over all points."""
 
     metric: str
     factor: str
-    correlation: float | None
-    """None if either does not vary."""
+    correlation: Correlation | None
+    """Spearman's; None if either does not vary."""
     p: float | None
+    """Of it, corrected for all that are shown beside it (Holm)."""
 
 
 def trends(frame: pd.DataFrame, metrics: Sequence[str], factors: Sequence[str]) -> list[Trend]:
     """Of each metric with each numeric factor: what a design that fills the space shows first."""
-    from scipy.stats import spearmanr
-
     numeric = [factor for factor in factors if pd.api.types.is_numeric_dtype(frame[factor])]
     means = frame.groupby("point")[[*metrics, *numeric]].mean()
     found = []
     for metric in metrics:
         for factor in numeric:
             both = means[[metric, factor]].dropna()
-            if len(both) < 3 or both[metric].nunique() == 1 or both[factor].nunique() == 1:
-                found.append(Trend(metric, factor, None, None))
-                continue
-            result = spearmanr(both[metric], both[factor])
-            found.append(Trend(metric, factor, float(result.statistic), float(result.pvalue)))
-    return found
+            correlation = rank_correlation(both[factor].tolist(), both[metric].tolist())
+            found.append(Trend(metric, factor, correlation, correlation and correlation.p))
+    return _corrected(found)
+
+
+def _corrected[Of: (Effect, Trend)](found: list[Of]) -> list[Of]:
+    """With each p corrected for being one of so many."""
+    corrected = iter(holm([each.p for each in found if each.p is not None]))
+    return [each if each.p is None else each._replace(p=next(corrected)) for each in found]
+
+
+def corrected_for(found: Sequence[Effect] | Sequence[Trend]) -> int:
+    """How many p there are, for all of which each is corrected."""
+    return sum(each.p is not None for each in found)
+
+
+def _points(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """points.parquet: a row for each metric and point, with its factors, mean and, of a grid, difference to the first point."""
+    asked = study.asked
+    assert isinstance(asked, Sweep)
+    common = asked.seeds == "common" and asked.design == "grid"
+    rows = []
+    for metric, point, mean, change, p in effects(frame, asked.metrics, common=common):
+        shown = {"mean": mean and mean.mean, "half_width": mean and mean.half_width}
+        away = {"difference": change and change.interval.mean, "difference_half_width": change and change.interval.half_width}
+        rows.append({"point": point, "metric": metric, "n": mean.n if mean else 0} | shown | away | {"p": p})
+    factors = frame.groupby("point")[list(asked.factors)].first()
+    table = pd.DataFrame(rows).merge(factors, on="point")
+    numbers = dict.fromkeys(("mean", "half_width", "difference", "difference_half_width", "p"), "float64")
+    return table[["point", *factors, "metric", "n", *numbers]].astype(numbers)

@@ -21,6 +21,7 @@ from lattice_sim.study.statistics import (
     mean_interval,
     mser5,
     paired,
+    rank_correlation,
     replications_for,
     tost,
 )
@@ -171,6 +172,43 @@ def test_holms_correction_refuses_what_his_steps_refuse(raw: list[float], alpha:
             break
         refused += 1
     assert sum(p <= alpha for p in holm(raw)) == refused
+
+
+# Rank correlations
+
+
+@given(pairs)
+def test_a_rank_correlation_is_spearmans_within_its_interval_and_minds_the_order_alone(sides: list[list[float]]) -> None:
+    a, b = sides
+    assume(len(a) > 3 and len(set(a)) > 1 and len(set(b)) > 1)
+    found = rank_correlation(a, b)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.rho, found.p) == pytest.approx(tuple(stats.spearmanr(a, b)))
+    assert -1.0 <= found.low <= found.rho <= found.high <= 1.0
+    assert rank_correlation([x**3 for x in a], b) == found
+    assert rank_correlation(b, a) == pytest.approx(found)
+
+
+def test_without_an_order_there_is_no_rank_correlation_and_of_three_pairs_no_interval() -> None:
+    assert rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
+    assert rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    three = rank_correlation([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
+    assert three is not None
+    assert (three.rho, three.low, three.high, three.n) == (pytest.approx(0.5), None, None, 3)
+
+
+@pytest.mark.parametrize("noise", [0.3, 2.0])
+def test_the_interval_of_a_rank_correlation_covers_that_of_very_many_pairs(noise: float) -> None:
+    def drawn(rng: np.random.Generator, n: int) -> tuple[list[float], list[float]]:
+        x, y = rng.random((2, n))
+        return x.tolist(), (x + noise * y).tolist()
+
+    many = rank_correlation(*drawn(np.random.default_rng(1), 100_000))
+    found = [rank_correlation(*drawn(np.random.default_rng([2, place]), 32)) for place in range(400)]
+    assert many is not None
+    assert sum(one.low <= many.rho <= one.high for one in found if one) >= 0.93 * 400  # type: ignore[operator]
 
 
 # The gain of common random numbers

@@ -16,7 +16,7 @@ from lattice_core.config import ConfigError
 from lattice_sim import networks
 from lattice_sim.study import sensitivity, sweep, tune
 from lattice_sim.study.pictures import short, unit
-from lattice_sim.study.report import report, write_report
+from lattice_sim.study.report import MOST_INCHES, report, write_report
 from lattice_sim.study.store import Store
 from lattice_sim.study.task import Plan, Row, Task
 from tests.sim.test_report import Page
@@ -29,6 +29,7 @@ RANGES: dict[str, Any] = {
 }
 GRID: dict[str, Any] = {"routing.weights.price": [0.5, 1, 2], "routing.retries": [0, 1, 2]}
 METRICS = ["charged_nlai", "ttft_p95_s"]
+FOUR = [*METRICS, "completed_share", "revenue_gini"]
 
 
 class MadeUp:
@@ -96,7 +97,7 @@ def tuned(folder: Path, **changes: Any) -> str:
 
 PAGES = {
     "grid of one factor": lambda folder: swept(folder),
-    "grid of two factors": lambda folder: swept(folder, factors=GRID, replications=5),
+    "grid of two factors": lambda folder: swept(folder, factors=GRID, replications=5, metrics=FOUR),
     "space": lambda folder: swept(folder, factors=RANGES, design={"sobol": 32}),
     "morris": lambda folder: sensed(folder, "morris"),
     "sobol": lambda folder: sensed(folder, "sobol"),
@@ -141,6 +142,18 @@ def test_every_point_has_a_row_for_each_metric_and_all_but_the_first_a_differenc
     assert [row.count("<td>–</td>") for _, row in rows] == [3, 0] * len(METRICS)
 
 
+def test_a_page_of_points_in_space_has_their_means_and_how_sure_each_rank_correlation_is(tmp_path: Path) -> None:
+    text = swept(tmp_path, factors=RANGES, design={"sobol": 64}, replications=3)
+    assert "<th>p (Holm, of 6)</th>" in text
+    price = "<td>charged, LAI</td><td>price</td>"
+    (rho, interval, p), *_ = re.findall(rf"{price}<td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>64</td>", text)
+    low, high = map(float, interval.split(" to "))
+    assert -1 <= low <= float(rho) <= high < 0
+    assert float(p) < 0.05
+    assert "Mean of each point over 3 replications: the first 48 of 64" in text
+    assert len(re.findall(r"<td>[\d.]+ ± [\d.]+</td><td>[\d.]+ ± [\d.]+</td></tr>", text)) == 48
+
+
 def test_one_replication_and_failed_runs_are_said_at_the_top(tmp_path: Path) -> None:
     head = swept(tmp_path, failing=True, factors=GRID, replications=1).partition("<figure>")[0]
     assert "One replication" in head
@@ -151,6 +164,30 @@ def test_a_tuning_study_without_a_front_says_so(tmp_path: Path) -> None:
     text = tuned(tmp_path, constraints=[{"completed_share": {"least": 2}}])
     assert "No trial keeps every constraint" in text.partition("<figure>")[0]
     assert "Tuned against defaults" not in text
+
+
+def test_no_picture_names_a_metric_as_the_tables_columns_do(text: str) -> None:
+    drawn = b"".join(base64.b64decode(link.partition("base64,")[2]) for link in Page(text).links).decode()
+    assert any(unit(metric).label in drawn for metric in METRICS)  # as a comment beside its outlines
+    assert not any(metric in drawn for metric in METRICS)
+
+
+def test_every_picture_fits_on_a_printed_page(text: str) -> None:
+    for link in Page(text).links:
+        picture = ElementTree.fromstring(base64.b64decode(link.partition("base64,")[2]))
+        assert float(picture.attrib["height"].removesuffix("pt")) <= 72 * MOST_INCHES
+
+
+def test_pictures_of_more_metrics_than_fit_on_a_page_are_in_parts_and_a_legend_is_in_each(tmp_path: Path) -> None:
+    text = swept(tmp_path, factors=GRID, replications=5, metrics=FOUR)
+    first, second, other, *_ = [base64.b64decode(link.partition("base64,")[2]).decode() for link in Page(text).links]
+    assert "<strong>1. Each metric over each factor, 1 of 2.</strong>" in text
+    assert "<strong>2. Each metric over each factor, 2 of 2.</strong> As before, of other metrics. n = 5" in text
+    for metric in FOUR:
+        assert (unit(metric).label in first) != (unit(metric).label in second)
+    assert "retries 1" in first
+    assert "retries 1" in second
+    assert all(unit(metric).label in other for metric in FOUR)
 
 
 def test_a_study_that_was_not_finished_has_no_report_yet(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """A sweep: kept as it goes, resumed to the same bytes, not made twice; and what is said of it."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,9 +17,9 @@ from lattice_core.config import ConfigError
 from lattice_sim import load_study
 from lattice_sim.study import store as stores
 from lattice_sim.study.executors import InProcess
-from lattice_sim.study.statistics import mean_interval, paired
+from lattice_sim.study.statistics import holm, mean_interval, paired
 from lattice_sim.study.store import Store, describe
-from lattice_sim.study.sweep import effects, sweep, trends
+from lattice_sim.study.sweep import corrected_for, effects, sweep, trends
 from lattice_sim.study.task import Plan, Row, Task
 from tests.study.asked import study, written
 
@@ -25,9 +29,9 @@ KEYS = ["point", "replication", "seed"]
 def made(folder: Path, told: Callable[[int, int], object] = lambda done, of: None, **changes: Any) -> Store:
     """A study in `folder`/out, made here."""
     found = study(folder, **changes)
-    store = Store.open(folder / "out", found)
-    if not store.is_complete:
-        sweep(found, store, InProcess(), told)
+    with Store.open(folder / "out", found) as store:
+        if not store.is_complete:
+            sweep(found, store, InProcess(), told)
     return store
 
 
@@ -101,6 +105,55 @@ def test_an_older_one_stays_however_often_the_new_one_is_begun(tmp_path: Path) -
     made(tmp_path)
     found = study(tmp_path, replications=1)
     for _ in range(2):
+        Store.open(tmp_path / "out", found, fresh=True).close()
+    assert len(load_study(tmp_path / ".out.old")) == 4
+
+
+MAKING = """
+import sys, time
+from lattice_sim.study.document import read_study
+from lattice_sim.study.store import Store
+
+store = Store.open(sys.argv[2], read_study(sys.argv[1], "sweep"))
+print("mine", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another_process(asked: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """One that makes this study, and is killed in the end."""
+    with subprocess.Popen([sys.executable, "-c", MAKING, asked, out], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "mine\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_study_is_made_by_one_process_at_a_time_and_by_the_next_one_if_that_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = written(tmp_path), tmp_path / "out"
+    command = ["sweep", str(path), "--out", str(out), "--executor", "inprocess"]
+    with another_process(path, out) as process:
+        before = {file: file.read_bytes() for file in out.iterdir()}
+        for more in ([], ["--no-cache"]):
+            assert main([*command, *more]) == 2
+            said = f"{out}: is being made by another process (PID {process.pid}); wait for its end, or choose another --out\n"
+            assert capsys.readouterr().err.endswith(said)
+        assert {file: file.read_bytes() for file in out.iterdir()} == before
+        assert load_study(out).empty
+    assert (out / "lock").exists()
+    assert main(command) == 0
+    assert not (out / "lock").exists()
+
+
+def test_a_study_that_replaces_another_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
+    made(tmp_path)
+    found = study(tmp_path, replications=1)
+    with Store.open(tmp_path / "out", found, fresh=True), pytest.raises(ConfigError, match="is being made by another process"):
         Store.open(tmp_path / "out", found, fresh=True)
     assert len(load_study(tmp_path / ".out.old")) == 4
 
@@ -165,11 +218,10 @@ def test_one_that_is_stopped_makes_no_other_number_of_replications(tmp_path: Pat
             raise KeyboardInterrupt
 
     for name in ("once", "twice"):
-        store = Store.open(tmp_path / name, found)
         if name == "twice":
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt), Store.open(tmp_path / name, found) as store:
                 sweep(found, store, Instant(), stop)
-            store = Store.open(tmp_path / name, found)
+        store = Store.open(tmp_path / name, found)
         sweep(found, store, Instant())
         assert 2 * 20 < len(store.frame()) < 2 * 1_000
     assert (tmp_path / "once" / "results.parquet").read_bytes() == (tmp_path / "twice" / "results.parquet").read_bytes()
@@ -194,11 +246,46 @@ def test_a_replication_that_failed_is_left_out_of_both_sides_of_a_pair(whole: Pa
     assert (second.mean.n, second.change.interval.n) == (2, 1)
 
 
+def test_p_is_corrected_for_all_metrics_at_all_points() -> None:
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        [
+            {"point": point, "replication": r, "a": 0.5 * point + rng.normal(), "b": rng.normal()}
+            for point in range(3)
+            for r in range(8)
+        ]
+    )
+    found = [effect for effect in effects(frame, ["a", "b"], common=True) if effect.change]
+    raw = [effect.change.p for effect in found if effect.change]
+    assert corrected_for(found) == 4
+    assert [effect.p for effect in found] == holm(raw)  # type: ignore[arg-type]
+
+
 def test_a_trend_is_the_rank_correlation_of_factor_and_metric() -> None:
-    frame = pd.DataFrame({"point": range(9), "a": range(9), "b": [1.0] * 9, "c": list("abcdefghi")})
+    frame = pd.DataFrame({"point": range(9), "a": range(9), "b": [1.0] * 9, "c": list("abcdefghi"), "d": [3, 1, 2] * 3})
     frame["m"] = -(frame["a"] ** 3)
-    rising, still = trends(frame, ["m"], ["a", "b", "c"])
-    assert (rising.correlation, still.correlation) == (pytest.approx(-1.0), None)
+    rising, still, other = seen = trends(frame, ["m"], ["a", "b", "c", "d"])
+    assert rising.correlation is not None
+    assert rising.correlation.rho == -1.0
+    assert (still.correlation, still.p) == (None, None)
+    assert other.correlation is not None
+    assert [rising.p, other.p] == holm([rising.correlation.p, other.correlation.p])
+    assert corrected_for(seen) == 2
+
+
+def test_each_points_mean_and_interval_are_kept(whole: Path, tmp_path: Path) -> None:
+    table, frame = pd.read_parquet(whole / "points.parquet"), load_study(whole)
+    first, second = effects(frame, ["charged_nlai"], common=True)
+    kept = table[table["metric"] == "charged_nlai"]
+    assert kept["routing.weights.price"].tolist() == [0.5, 2.0]
+    assert kept["mean"].tolist() == [effect.mean.mean for effect in (first, second) if effect.mean]
+    assert kept["half_width"].tolist() == [effect.mean.half_width for effect in (first, second) if effect.mean]
+    assert second.change is not None
+    assert kept["difference"].iloc[1] == second.change.interval.mean
+    space = made(tmp_path, design={"sobol": 2}, factors={"routing.weights.price": {"from": 0.5, "to": 2}})
+    table = pd.read_parquet(space.folder / "points.parquet")
+    assert (len(table), table["n"].unique().tolist()) == (2 * 3, [2])
+    assert table["difference"].isna().all()  # no point of these is one to compare with
 
 
 def test_one_replication_has_no_interval_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,8 +46,8 @@ def small(folder: Path, **changes: Any) -> Study:
 
 def tuned(folder: Path, name: str = "out", workers: Any = None, **changes: Any) -> Path:
     asked = small(folder, **changes)
-    store = Store.open(folder / name, asked)
-    tune(asked, store, workers or InProcess())
+    with Store.open(folder / name, asked) as store:
+        tune(asked, store, workers or InProcess())
     return store.folder
 
 
@@ -132,10 +132,10 @@ def test_what_is_found_does_not_depend_on_the_order_in_which_runs_end_and_goes_o
 def test_a_study_that_another_sampler_began_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         tuned(tmp_path, workers=Backwards(most=9))
-    store = Store.open(tmp_path / "out", small(tmp_path))
-    points = store.manifest["points"]
-    points[-1]["routing.weights.price"] = 7.0
-    store.plan(points)
+    with Store.open(tmp_path / "out", small(tmp_path)) as store:
+        points = store.manifest["points"]
+        points[-1]["routing.weights.price"] = 7.0
+        store.plan(points)
     with pytest.raises(ConfigError, match="cannot go on: another version of the sampler"):
         tuned(tmp_path)
 
