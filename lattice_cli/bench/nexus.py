@@ -140,8 +140,11 @@ async def _bench(arguments: argparse.Namespace, core: int, folder: Path) -> dict
         if arguments.restart is not None:
             return await _restarted(config, urls, folder / "run", core, stubs, arguments.restart)
         async with _started(config, urls, folder / "run", core) as nexus:
-            found = await _measured(arguments, nexus, Target(urls[0], "/v1/submit", _order), stubs)
+            found = await _delays(arguments, nexus, Target(urls[0], "/v1/submit", _order), stubs)
+            # Before the rates that are too much for it, as what memory these once took is not given back.
             found["streams"] = await _streams(nexus, stubs, arguments.streams, arguments.seconds)
+            found["capacity"] = await _capacity(nexus, stubs, arguments.step_seconds, arguments.most)
+            found["rss_mib"] = _rss_mib(nexus.pid)
         async with _bare(openai, core) as proxy:
             found["bare"] = await _measured(arguments, proxy, Target(openai, "/v1/chat/completions", _chat), stubs)
         found["litellm"] = None
@@ -154,12 +157,18 @@ async def _bench(arguments: argparse.Namespace, core: int, folder: Path) -> dict
 
 
 async def _measured(arguments: argparse.Namespace, front: "Target", straight: "Target", stubs: "Stubs") -> dict[str, Any]:
+    """Delays and capacity."""
+    found = await _delays(arguments, front, straight, stubs)
+    return found | {"capacity": await _capacity(front, stubs, arguments.step_seconds, arguments.most)}
+
+
+async def _delays(arguments: argparse.Namespace, front: "Target", straight: "Target", stubs: "Stubs") -> dict[str, Any]:
+    """What is added to whole answers and to the first pieces of streams."""
     await _added(front, straight, stubs, WARM_S, stream=True)  # what is compiled or opened at first is nobody's delay
     return {
         "rate_per_s": RATE_PER_S,
         "whole": await _added(front, straight, stubs, arguments.rate_seconds, stream=False),
         "stream": await _added(front, straight, stubs, arguments.rate_seconds, stream=True),
-        "capacity": await _capacity(front, stubs, arguments.step_seconds, arguments.most),
     }
 
 
