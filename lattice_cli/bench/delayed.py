@@ -37,11 +37,11 @@ def measure(folder: Any, *, threads: int, rounds: int, clock: Callable[[], float
         "chats": CHATS,
         "prompt_tok": PROMPT_TOK,
         "steps": len(ranked),
-        "usual_s": round(median(usual), 4),
-        "median_s": round(median(ranked), 4),
-        "p99_s": round(ranked[-1 - len(ranked) // 100], 4),
-        "longest_s": round(ranked[-1], 4),
-        "delay_s": round(ranked[-1] - median(usual), 4),
+        "usual_s": round(median(usual), 6),
+        "median_s": round(median(ranked), 6),
+        "p99_s": round(ranked[-1 - len(ranked) // 100], 6),
+        "longest_s": round(ranked[-1], 6),
+        "delay_s": round(ranked[-1] - median(usual), 6),
     }
 
 

@@ -409,7 +409,8 @@ async def _restarted(
         key, reader = nexus.key, Reader(folder / FILE)
         while (behind := reader.count("events") - 1) < events:
             way = Generator(nexus, stubs)
-            await _play([way], stubs, Pace(0.0, 0.0), FILL_PER_S, 5.0, stream=False)
+            seconds = min(5.0, 0.2 + (events - behind) / 4 / FILL_PER_S)  # a request is four events
+            await _play([way], stubs, Pace(0.0, 0.0), FILL_PER_S, seconds, stream=False)
             way.close()
             done += len(way.seen.end_s)
         reader.close()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from lattice_cli.bench import foretold, lasting, node
+from lattice_cli.bench import delayed, foretold, lasting, node
 from lattice_cli.main import main
 from lattice_live.models import random
 from lattice_live.node import profile
+from lattice_live.node.engine import PREFILL_TOK
 from tests.live.models import files
 
 SIZES = ("1", "2", "4", "8")
@@ -62,6 +63,19 @@ def test_the_table_says_that_llama_cpp_is_missing_and_which_variant_is_another_m
     assert "| 45.0 | 0.8 |" in q4
     assert theirs.count("not installed") == len(SIZES) + 1
     assert named == ["q4: agrees with fp32 in less than 95% of positions: it is another model."]
+
+
+def test_a_long_prompt_keeps_chats_waiting_for_one_chunk_of_it_at_a_time(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(delayed, "PROMPT_TOK", 160)
+    assert bench(gguf, "--long-prompt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] == 160 // PREFILL_TOK  # of one round
+    assert found["usual_s"] > 0.0
+    assert found["median_s"] <= found["p99_s"] <= found["longest_s"]
+    assert bench(gguf, "--long-prompt") == 0
+    assert "while a prompt of 160 tokens is read" in capsys.readouterr().out
 
 
 def test_a_simulated_node_is_set_beside_the_real_one(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
