@@ -404,7 +404,8 @@ def _line(error: ValidationError, data: dict[str, Any], kind: type[Question]) ->
     path, last = _path(detail, data), str(detail["loc"][-1]) if detail["loc"] else ""
     key = ".".join(path)
     if detail["type"] == "missing":
-        return f"{'.'.join([*path, last])}: missing"
+        described = None if path else next(f.description for n, f in kind.model_fields.items() if last in (n, f.alias))
+        return f"{'.'.join([*path, last])}: missing{'. ' + described if described else ''}"
     if detail["type"] == "extra_forbidden":
         allowed = f"; allowed: {', '.join(field.alias or name for name, field in kind.model_fields.items())}"
         return f"{key}: unknown key{allowed if len(path) == 1 else ''}"
