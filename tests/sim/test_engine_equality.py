@@ -156,6 +156,25 @@ FRAIL = Network(
 """Its nodes break each second, so that an answer goes from one to the next."""
 
 
+PUNCTUAL = Network(
+    plain(
+        {
+            "node.count": 12,
+            "node.slots": 1,
+            "node.queue": 0,
+            "node.hardware": {"a": "10ms", "b": 0, "prefill_tok_s": 1_000},
+            "node.network_delay": 0,
+            "people.deadline": "100ms",
+            "chain.epoch": f"{EPOCH_NS}ns",
+            "sim.epochs": EPOCHS,
+        }
+    ),
+    [Plan(seed=1, count=300, grid_ns=NANO // 10, patience_ns=NEVER_NS)],
+    boastful=False,
+)
+"""Its prompts of 100 tokens are read, and some answers end, at the very nanosecond at which their time is up."""
+
+
 def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
     reasons, policies = np.zeros(len(REASONS), np.int64), set()
     resumed: list[int] = []
@@ -164,6 +183,7 @@ def test_inv_6_both_engines_leave_the_same_state_to_the_bit() -> None:
     @given(network=networks())
     @example(network=TOO_DEAR)
     @example(network=FRAIL)
+    @example(network=PUNCTUAL)
     def both(network: Network) -> None:
         reference, compiled = founded(ReferenceEngine, network), founded(CompiledEngine, network)
         for epoch in range(EPOCHS):
