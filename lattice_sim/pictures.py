@@ -20,7 +20,7 @@ from lattice_sim.rundir import Run
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999",
 )  # fmt: skip
-_POPULATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+POPULATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 _OUTCOMES = {"completed": SKY, "in_flight": GREY, "failed": RED, "rejected": ORANGE}
 _CUTS = {"operators": BLUE, "treasury": GREEN, "auditors": PURPLE, "burned": RED, "delegators": SKY}
 
@@ -303,7 +303,7 @@ def _colours(run: Run) -> list[tuple[str, str]]:
 
 
 def _cycle(count: int) -> Sequence[str]:
-    return [_POPULATIONS[i % len(_POPULATIONS)] for i in range(count)]
+    return [POPULATIONS[i % len(POPULATIONS)] for i in range(count)]
 
 
 def _marker(points: Sequence[Any] | pd.Series) -> str:

@@ -24,7 +24,7 @@ from lattice_core.state import UP
 from lattice_core.units import HOUR_NS, NANO
 from lattice_sim import metrics
 from lattice_sim.model import LatticeModel
-from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, STYLE
+from lattice_sim.pictures import BLUE, GREEN, GREY, ORANGE, POPULATIONS, PURPLE, RED, SKY, STYLE
 from lattice_sim.rundir import COMPLETE, Run
 
 STATES = {"free": (BLUE, "o"), "busy": (ORANGE, "s"), "full": (RED, "^"), "down": ("white", "o")}
@@ -126,7 +126,7 @@ def _slider(label: str, path: str, of: Any, least: float = 0.0) -> Slider:
     if whole:
         return Slider(label, int(value), int(low or 0), int(high), 1)
     step = high / _STEPS
-    return Slider(label, value, max(step if low is None else low, least), high, step, dtype=float)
+    return Slider(label, value, min(value, max(step if low is None else low, least)), high, step, dtype=float)
 
 
 def _limits(path: str) -> tuple[float | None, float, bool]:
@@ -208,13 +208,11 @@ CHARTS = (
 )
 """In the place of no lines, one for each population of nodes."""
 
-_POPULATIONS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
-
 
 def charts(config: Config) -> list[Chart]:
     """CHARTS, with a line for each population of a network."""
     each = [
-        (f"revenue_lai, {nodes.name}", _POPULATIONS[number % len(_POPULATIONS)], nodes.name)
+        (f"revenue_lai, {nodes.name}", POPULATIONS[number % len(POPULATIONS)], nodes.name)
         for number, nodes in enumerate(config.nodes)
     ]
     return [chart if chart.lines else chart._replace(lines=each) for chart in CHARTS]

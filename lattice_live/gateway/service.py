@@ -316,9 +316,8 @@ class Gateway:
             return  # the loop ends
         self.principals.settle(principal, answer.request, status.fee_nlai)
         self.metrics.ended(model, arrive.prompt_tok, arrive.t_ns, self.driver.now_ns(), status)
-        self.ended[answer.request] = Ended(
-            principal, model, status, orjson.dumps(self.legs(answer)).decode()
-        )  # its bytes have room to spare
+        legs = orjson.dumps(self.legs(answer)).decode()  # as text, since its bytes have much room to spare
+        self.ended[answer.request] = Ended(principal, model, status, legs)
         if len(self.ended) > REMEMBERED:
             self.ended.popitem(last=False)
 
