@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lattice_core.chain.typed_data import digest
 from lattice_core.events import Fail, Receipt
 from lattice_core.replay import replay
 from lattice_core.state import BAD_ANSWER, COMPLETED, FAILED, NODE_LOST, NODE_REFUSED, NODE_TIMEOUT
 from lattice_live.driver import Answer
+from lattice_live.node.identity import check
+from lattice_live.node.receipts import TYPE
 from lattice_live.upstream import NodeFailure
 from tests.live.stage import Actor, Play, Stage, config_of, read, run, stage, truth
 
@@ -145,11 +148,18 @@ MISDEEDS: dict[str, tuple[Act, set[int]]] = {
     "signs for another leg": (receipt(leg=1 << 40), {BAD_ANSWER}),
     "signs for a longer prompt": (receipt(prompt_tok=10_000), {BAD_ANSWER}),
     "signs for more than it sent": (receipt_too_much, {BAD_ANSWER}),
-    "signs with another key": (receipt_with_another_key, {BAD_ANSWER}),
-    "signs badly": (receipt_with_a_bit_flipped, {BAD_ANSWER}),
+    "signs with another key": (receipt_with_another_key, {BAD_ANSWER, NODE_LOST}),  # lost, if it is gone before a proof is due
+    "signs badly": (receipt_with_a_bit_flipped, {BAD_ANSWER, NODE_LOST}),
     "replays a receipt of another leg": (replay_another_leg, {BAD_ANSWER}),
     "replays a receipt": (replay_its_own, {BAD_ANSWER}),
 }
+
+
+def each_misdeed[Test: Callable[..., None]](test: Test) -> Test:
+    """Examples of all of them, each in the middle of an answer."""
+    for misdeed in MISDEEDS:
+        test = example(misdeed=misdeed, moment=20, prompt=[1, 2], max_tok=40, pause_s=None, alone=True)(test)
+    return test
 
 
 def fee_nlai(scene: Stage, answer: Answer) -> int:
@@ -179,6 +189,7 @@ def logged(scenario: Callable[[], Awaitable[None]]) -> str:
     pause_s=st.sampled_from([None, 0.0]),
     alone=st.booleans(),
 )
+@each_misdeed
 def test_whatever_a_node_does_the_answer_is_whole_or_breaks_off_and_costs_what_was_proved(
     misdeed: str, moment: int, prompt: list[int], max_tok: int, pause_s: float | None, alone: bool
 ) -> None:
@@ -216,6 +227,10 @@ def test_whatever_a_node_does_the_answer_is_whole_or_breaks_off_and_costs_what_w
             ]
             proved = [signed.progress.to_tok for signed in scene.storage.receipts if signed.progress.leg == failed.leg]
             assert max(proved, default=0) == sum(leg.receipted_tok for leg in answer.legs if leg.id == failed.leg)
+            for signed in scene.storage.receipts:
+                actor = scene.actors[signed.progress.node]
+                assert actor.terms is not None
+                check(digest(actor.terms.domain, TYPE, signed.progress), signed.signature, actor.address)
             account = scene.nexus.table("accounts")[0]
             assert (account["held_nlai"], account["in_flight"]) == (0, 0)
             assert account["debit_nlai"] == first.ended().fee_nlai + status.fee_nlai
